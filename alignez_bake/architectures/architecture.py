@@ -1,0 +1,157 @@
+"""What a data file says of an architecture, and how it is found by `model_type`, exactly.
+
+There is no fallback: a model type without a file is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Literal
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.site import LEGAL_READS, Reads, Site, SiteKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Layout = Literal["out_in", "in_out"]
+Rows = Literal["all", "first_half", "second_half"]
+
+_DATA_PACKAGE = "alignez_bake.architectures.data"
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """The linear map whose output is a site.
+
+    Attributes:
+        module: dotted path below the decoder layer.
+        layout: how its weight lies in memory: `out_in` [d_out, d_in] (Linear) or `in_out` (gpt2's Conv1D).
+        rows: which rows of its output belong to the site, where a fused map computes two.
+        post_norm: path of the norm that follows the writer before its output joins the residual stream.
+    """
+
+    module: str
+    layout: Layout = "out_in"
+    rows: Rows = "all"
+    post_norm: str | None = None
+
+    def row_slice(self, fused_rows: int) -> slice:
+        """The rows of the site within a fused output of `fused_rows`."""
+        half = fused_rows // 2
+        return {"all": slice(0, fused_rows), "first_half": slice(0, half), "second_half": slice(half, fused_rows)}[
+            self.rows
+        ]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Module paths and layouts of one model type.
+
+    Attributes:
+        model_type: of config.json.
+        base_model_prefix: attribute of the causal model that holds the headless model; files may lack it.
+        layers: path of the list of decoder layers.
+        layer_count: name of the number of layers in config.json.
+        embed: path of the token embedding. Its output is the site `embed` (gemma2 scales inside the module).
+        final_norm: path of the norm after the last layer; what enters it is the residual stream.
+        sites: the linear maps with a site.
+        blocks: for each writer the module whose input `reads: block` reads, below the decoder layer.
+        absent_sites: kinds that the architecture cannot have, with the reason.
+    """
+
+    model_type: str
+    base_model_prefix: str
+    layers: str
+    layer_count: str
+    embed: str
+    final_norm: str
+    sites: Mapping[SiteKind, LinearSite]
+    blocks: Mapping[SiteKind, str]
+    absent_sites: Mapping[SiteKind, str]
+
+    def num_layers(self, config: Mapping[str, Any]) -> int:
+        """Number of decoder layers that a config.json states.
+
+        Raises:
+            BadInputError: the entry is missing or no positive integer.
+        """
+        count = config.get(self.layer_count)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise BadInputError(f"config.json has {self.layer_count} = {count!r}: it needs a positive integer")
+        return count
+
+    def layer_path(self, layer: int) -> str:
+        """Module path of a decoder layer."""
+        return f"{self.layers}.{layer}"
+
+    def linear_site(self, kind: SiteKind) -> LinearSite:
+        """The linear map of a kind of site.
+
+        Raises:
+            BadInputError: the architecture has no such map, or its data file does not name it.
+        """
+        if kind in self.sites:
+            return self.sites[kind]
+        reason = self.absent_sites.get(kind, "it is not described for this architecture")
+        raise BadInputError(f"{self.model_type} has no site {kind!r}: {reason}; its sites are {', '.join(self.sites)}")
+
+    def module_path(self, site: Site) -> str:
+        """Module path of the map at a linear site, from the causal model down.
+
+        Raises:
+            BadInputError: as `linear_site`.
+        """
+        assert site.layer is not None
+        return f"{self.layer_path(site.layer)}.{self.linear_site(site.kind).module}"
+
+    def block_path(self, site: Site) -> str:
+        """Module path of the attention or MLP module whose input `reads: block` reads."""
+        assert site.layer is not None
+        return f"{self.layer_path(site.layer)}.{self.blocks[site.kind]}"
+
+    def check_layer(self, site: Site, config: Mapping[str, Any]) -> None:
+        """Refuse a site in a layer that the model lacks.
+
+        Raises:
+            BadInputError: the layer is not within the model.
+        """
+        count = self.num_layers(config)
+        if site.layer is not None and site.layer >= count:
+            raise BadInputError(f"site {site} is out of range: the model has layers 0 to {count - 1}")
+
+    def legal_reads(self) -> dict[SiteKind, tuple[Reads, ...]]:
+        """The sites of this architecture with what an edit there can read."""
+        return {kind: LEGAL_READS[kind] for kind in self.sites}
+
+
+def known_model_types() -> tuple[str, ...]:
+    """Model types with a data file, sorted."""
+    files = resources.files(_DATA_PACKAGE).iterdir()
+    return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
+
+
+def architecture_for(config: Mapping[str, Any]) -> Architecture:
+    """The architecture of a model by the `model_type` of its config.json, exactly.
+
+    Raises:
+        BadInputError: no `model_type`, or one without a data file.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise BadInputError("config.json has no model_type: it is not the config of a transformers model")
+    if model_type not in known_model_types():
+        known = ", ".join(known_model_types())
+        raise BadInputError(f"model_type {model_type!r} is not described here; described are {known}")
+    return _read_architecture(model_type)
+
+
+@cache
+def _read_architecture(model_type: str) -> Architecture:
+    text = resources.files(_DATA_PACKAGE).joinpath(f"{model_type}.json").read_text(encoding="utf-8")
+    data = json.loads(text)
+    sites = {kind: LinearSite(**entry) for kind, entry in data.pop("sites").items()}
+    return Architecture(**{"absent_sites": {}, **data, "sites": sites})

@@ -1,0 +1,1 @@
+"""Where activations are recorded: what methods ask for is captured, nothing else."""

@@ -1,0 +1,1 @@
+"""The proof that a baked model equals the hooked one, and how close it is."""

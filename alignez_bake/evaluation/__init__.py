@@ -1,0 +1,1 @@
+"""How much better the edited model behaves, and what it costs."""

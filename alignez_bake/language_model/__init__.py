@@ -1,0 +1,1 @@
+"""Loading a causal language model, sampling from it, and its log-probabilities."""

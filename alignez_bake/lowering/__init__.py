@@ -1,0 +1,1 @@
+"""From edits to changed tensors: decide, fold, and the hooked reference."""

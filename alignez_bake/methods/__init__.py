@@ -1,0 +1,1 @@
+"""Fits of edits, one file a method."""

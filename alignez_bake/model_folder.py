@@ -1,0 +1,100 @@
+"""A model folder as it lies on disk: config, architecture, tensors; nothing is run, torch is not needed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.architectures.architecture import Architecture, architecture_for
+from alignez_bake.edit_plan import BaseFingerprint
+from alignez_bake.errors import BadInputError
+from alignez_bake.safetensors_io.fingerprint import config_sha256, tensors_sha256
+from alignez_bake.safetensors_io.reader import open_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.safetensors_io.reader import TensorFolder
+
+_MAX_CONFIG_BYTES = 16 * 1024 * 1024
+_CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A base or baked model on disk, checked as far as its config and headers allow.
+
+    Attributes:
+        path: the folder.
+        config: config.json.
+        architecture: where its sites lie.
+        tensors: lazy reader of its safetensors files.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    architecture: Architecture
+    tensors: TensorFolder
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers."""
+        return self.architecture.num_layers(self.config)
+
+    @cached_property
+    def fingerprint(self) -> BaseFingerprint:
+        """What edits made for this base are tied to."""
+        return BaseFingerprint(
+            model_type=self.architecture.model_type,
+            config_sha256=config_sha256(self.config),
+            tensors_sha256=tensors_sha256(self.tensors),
+        )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.json of a model folder.
+
+    Raises:
+        BadInputError: no such folder, no config.json, or one that is no JSON object.
+    """
+    if not path.exists():
+        raise BadInputError(f"no such model folder: {path}")
+    if not path.is_dir():
+        raise BadInputError(f"{path} is a file: a model is a folder with config.json and safetensors files")
+    file = path / "config.json"
+    if not file.is_file():
+        raise BadInputError(f"{path} is no model folder: it has no config.json")
+    if file.stat().st_size > _MAX_CONFIG_BYTES:
+        raise BadInputError(f"{file} has {file.stat().st_size} bytes: a config has at most {_MAX_CONFIG_BYTES}")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BadInputError(f"{file} is no JSON file: {error}") from None
+    if not isinstance(config, dict):
+        raise BadInputError(f"{file} holds no JSON object")
+    return config
+
+
+def open_model_folder(path: Path) -> ModelFolder:
+    """Open a causal language model's folder, and refuse by name what cannot be baked.
+
+    Raises:
+        BadInputError: no such folder, no model, no causal head, quantised or pickled weights, an
+            architecture that is not described, or damaged files.
+    """
+    config = read_config(path)
+    quantization = config.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        raise BadInputError(
+            f"{path} holds quantised weights (quant_method {method!r}), into which an edit cannot be folded: "
+            "use the unquantised base, bake it, and quantise the result"
+        )
+    classes = config.get("architectures") or []
+    if classes and not any(str(name).endswith(_CAUSAL_SUFFIXES) for name in classes):
+        raise BadInputError(f"{path} has no causal language-model head: its class is {', '.join(map(str, classes))}")
+    architecture = architecture_for(config)
+    architecture.num_layers(config)
+    return ModelFolder(path, config, architecture, open_folder(path))

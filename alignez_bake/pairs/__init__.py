@@ -1,0 +1,1 @@
+"""From queries to preference pairs that the base model writes itself."""

@@ -1,0 +1,1 @@
+"""Objectives, persona sentences, prompt forms and shipped queries."""

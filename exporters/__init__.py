@@ -1,0 +1,1 @@
+"""Artefacts that a lowering can be written as: one file each."""
