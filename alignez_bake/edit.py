@@ -64,7 +64,7 @@ class EditTensors(NamedTuple):
     bias: Any
 
 
-def edit_delta(tensors: EditTensors, gate: Gate, strength: float, read: Array) -> Array | float:
+def edit_delta(tensors: EditTensors, gate: Gate, strength: float, read: Array) -> Any:  # noqa: ANN401 - as `read`
     """strength · ( g(r R + s) Lᵀ + c ): what an edit adds to the output of its site.
 
     Args:
@@ -190,6 +190,14 @@ class Edit:
     def is_linear(self) -> bool:
         """Whether the edit is an affine map at every position, which is what can fold."""
         return self.gate == "identity" and self.positions == "all"
+
+    @property
+    def has_constant(self) -> bool:
+        """Whether a linear edit adds the same vector everywhere, strength · (L s + c): that needs a bias."""
+        constant = 0.0 if self.bias is None else self.bias.astype(np.float64)
+        if self.left is not None and self.offset is not None:
+            constant = constant + self.left.astype(np.float64) @ self.offset
+        return bool(np.any(constant * self.strength))
 
     @property
     def name(self) -> str:

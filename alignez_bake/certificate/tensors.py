@@ -1,0 +1,183 @@
+"""Level `tensors`: every edited tensor is the formula, rounded once; every other byte is the base's.
+
+Streams through both folders; no model is run and torch is not imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict
+from alignez_bake.lowering.fold import Delivery, EditedTensors, delivery
+from alignez_bake.progress import NoProgress
+from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.lowering.fold import FoldedTensor
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.progress import Progress
+    from alignez_bake.safetensors_io.reader import TensorFolder
+
+# Another order of summation moves an exact value by some 1e-16 of its terms: enough to round the other way only
+# where it lies this close to the middle between two stored values, in units of their distance.
+_TIE_WIDTH: Final = 1e-4
+_FP64_TOLERANCE: Final = 1e-12
+_NAMES_SHOWN: Final = 5
+
+
+@dataclass(frozen=True)
+class TensorsCertificate:
+    """What a comparison of two folders, tensor by tensor, found.
+
+    Attributes:
+        verdict: `failed` where a byte or value is not what it must be or an edit was lost to rounding;
+            `inconclusive` where the formula changes nothing; else `passed`.
+        reasons: one line each for what went wrong.
+        deliveries: for each edited tensor how much of the edit its rounding kept.
+        untouched: number of tensors that must equal the base's, all of which were compared.
+        dtype: of the result, if it is not the base's.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    deliveries: tuple[Delivery, ...]
+    untouched: int
+    dtype: str | None
+    level: Level = field(default="tensors", init=False)
+
+    @property
+    def lowest_share(self) -> float | None:
+        """The smallest delivered share; None if no tensor changed."""
+        return min((d.share for d in self.deliveries if d.share is not None), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, as JSON values."""
+        return {
+            "level": self.level,
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "edited_tensors": len(self.deliveries),
+            "untouched_tensors": self.untouched,
+            "dtype": self.dtype,
+            "lowest_delivered_share": self.lowest_share,
+            "required_delivered_share": MIN_DELIVERED_SHARE,
+            "tensors": [asdict(entry) for entry in self.deliveries],
+        }
+
+
+def certify_tensors(
+    base: ModelFolder, result: ModelFolder, lowering: Lowering, *, progress: Progress | None = None
+) -> TensorsCertificate:
+    """Compare a result on disk with the base and the formula.
+
+    Args:
+        base: the base model.
+        result: what was written, as it lies on disk.
+        lowering: how the edits went in.
+        progress: counts tensors.
+
+    Raises:
+        BadInputError: a file that cannot be read, or a base that is damaged.
+    """
+    edited = EditedTensors(lowering.folds, base.tensors)
+    base_names, result_names = set(base.tensors.names()), set(result.tensors.names())
+    reasons = [
+        f"{len(names)} tensor(s) {what}: {_listed(names)}"
+        for what, names in (
+            ("of the base are missing", sorted(base_names - result_names)),
+            ("are not the base's", sorted(result_names - base_names)),
+        )
+        if names
+    ]
+    deliveries: list[Delivery] = []
+    differing: list[str] = []
+    common = sorted(base_names & result_names)
+    with (progress or NoProgress()).task("comparing tensors", len(common)) as advance:
+        for name in common:
+            advance()
+            if base.tensors.entry(name).shape != result.tensors.entry(name).shape:
+                reasons.append(
+                    f"{name} has shape {list(result.tensors.entry(name).shape)}, "
+                    f"the base's has {list(base.tensors.entry(name).shape)}"
+                )
+            elif name in edited:
+                tensor, stored = edited.compute(name), result.tensors.read(name)
+                if (wrong := values_off_formula(tensor, stored)) > 0:
+                    reasons.append(f"{name}: {wrong} of {stored.size} values are not the formula's")
+                deliveries.append(delivery(tensor, stored))
+            elif not _same_values(base.tensors, result.tensors, name):
+                differing.append(name)
+    if differing:
+        reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {_listed(differing)}")
+    reasons.extend(_config_reasons(base, result))
+    shares = [entry.share for entry in deliveries if entry.share is not None]
+    lost = [entry.name for entry in deliveries if entry.share is not None and entry.share < MIN_DELIVERED_SHARE]
+    if lost:
+        reasons.append(
+            f"rounding ate the edit in {len(lost)} tensor(s), lowest delivered share {min(shares):.3f}, bound "
+            f"{MIN_DELIVERED_SHARE}: {_listed(lost)}; use a larger strength, or --dtype float32"
+        )
+    verdict: Verdict = "failed" if reasons else "passed"
+    if not reasons and not shares:
+        verdict, reasons = "inconclusive", ["the edits change no tensor, so nothing shows that they were applied"]
+    dtypes = {result.tensors.entry(name).dtype for name in common}
+    changed = dtypes != {base.tensors.entry(name).dtype for name in common}
+    return TensorsCertificate(
+        verdict,
+        tuple(reasons),
+        tuple(deliveries),
+        len(common) - len(deliveries),
+        "/".join(sorted(dtypes)) if changed else None,
+    )
+
+
+def values_off_formula(tensor: FoldedTensor, stored: NDArray[Any]) -> int:
+    """How many stored values are not the formula's, rounded to nearest.
+
+    Each must be the exact value rounded to nearest. The one exception is a value whose exact counterpart lies in
+    the middle between two neighbours but for the noise of fp64 summation: there either neighbour is right. Values
+    stored in fp64 are compared with 1e-12 of the tensor's largest.
+    """
+    if stored.dtype == np.float64:
+        bound = _FP64_TOLERANCE * max(float(np.abs(tensor.exact).max(initial=0.0)), np.finfo(np.float64).tiny)
+        return int(np.count_nonzero(~(np.abs(stored - tensor.exact) <= bound)))
+    nearest = cast_once(tensor.exact, stored.dtype)
+    off = stored.view(f"u{stored.dtype.itemsize}") != nearest.view(f"u{stored.dtype.itemsize}")
+    if not off.any():
+        return 0
+    exact, found = tensor.exact[off], stored[off].astype(np.float64)
+    expected = nearest[off].astype(np.float64)
+    middle = (found + expected) / 2
+    is_tie = np.abs(exact - middle) <= _TIE_WIDTH * np.abs(found - expected)
+    # Zero and minus zero are one value; a neighbour's neighbour is never a tie.
+    return int(np.count_nonzero(~((found == expected) | (is_tie & np.isfinite(found)))))
+
+
+def _same_values(base: TensorFolder, result: TensorFolder, name: str) -> bool:
+    """Byte for byte in the same dtype; value for value of one rounding where the dtype was changed."""
+    old, new = base.entry(name).dtype, result.entry(name).dtype
+    if old == new:
+        blocks = zip(base.iter_blocks(name), result.iter_blocks(name), strict=True)
+        return all(mine == theirs for mine, theirs in blocks)
+    if not (is_plain_float(old) and is_plain_float(new)):
+        return False
+    expected = cast_once(base.read(name), numpy_dtype_of(new))
+    return expected.tobytes() == result.read(name).tobytes()
+
+
+def _config_reasons(base: ModelFolder, result: ModelFolder) -> list[str]:
+    ignored = {"dtype", "torch_dtype"}
+    keys = (set(base.config) | set(result.config)) - ignored
+    changed = sorted(key for key in keys if base.config.get(key) != result.config.get(key))
+    return [f"config.json differs from the base's in {_listed(changed)}"] if changed else []
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more

@@ -1,0 +1,31 @@
+"""What a check found: passed, failed, or unable to tell."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, Protocol
+
+Verdict = Literal["passed", "failed", "inconclusive"]
+Level = Literal["tensors", "forward"]
+
+# Below this share of the edit that survives rounding, a bake is not what was asked for.
+MIN_DELIVERED_SHARE: Final = 0.9
+
+
+class LevelCertificate(Protocol):
+    """One level of a certificate."""
+
+    level: Level
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, as JSON values."""
+        ...
+
+
+def worst(verdicts: list[Verdict]) -> Verdict:
+    """One verdict for all: failed before inconclusive before passed."""
+    for verdict in ("failed", "inconclusive"):
+        if verdict in verdicts:
+            return verdict
+    return "passed"

@@ -1,0 +1,158 @@
+"""Folding: the edited tensors of linear maps, in float64, rounded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.low_rank import low_rank
+from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from alignez_bake.low_rank import LowRankChange
+    from alignez_bake.lowering.decide import MapFold
+    from alignez_bake.lowering.slot import TensorSource
+    from alignez_bake.site import Site
+
+    Float64Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FoldedTensor:
+    """One edited tensor before it is rounded.
+
+    Attributes:
+        name: its key in the files.
+        base: the stored values, as float64, in the stored layout.
+        exact: the formula's values, float64, in the stored layout.
+    """
+
+    name: str
+    base: Float64Array
+    exact: Float64Array
+
+    def rounded(self, dtype: str) -> NDArray[Any]:
+        """The exact values rounded once, to nearest, to a file dtype such as "BF16".
+
+        Raises:
+            BadInputError: a value overflows the dtype.
+        """
+        stored = cast_once(self.exact, numpy_dtype_of(dtype))
+        if not np.isfinite(stored.astype(np.float64)).all():
+            largest = float(np.abs(self.exact).max())
+            raise BadInputError(
+                f"the edit overflows {dtype} in {self.name}: its largest value would be {largest:.3g}; "
+                "use a smaller strength, or --dtype float32"
+            )
+        return stored
+
+
+class EditedTensors:
+    """The tensors that folds change, computed one at a time when they are asked for.
+
+    A fused tensor (phi3's gate_up_proj) can hold several sites, so the folds are grouped by weight. With
+    (B, A, Δb) of `low_rank`, W' = W + B A on the site's rows, and b' = b + Δb.
+    """
+
+    def __init__(self, folds: Sequence[MapFold], source: TensorSource) -> None:
+        """Group the folds by weight; nothing is read yet.
+
+        Args:
+            folds: of `Lowering.folds`.
+            source: the base's tensors.
+        """
+        self._source = source
+        self._by_tensor: dict[str, list[MapFold]] = {}
+        for fold in folds:
+            self._by_tensor.setdefault(fold.slot.weight, []).append(fold)
+            if fold.slot.bias is not None:
+                self._by_tensor.setdefault(fold.slot.bias, []).append(fold)
+        # Weight and bias of a map come from one change; (B, A, Δb) is small beside W.
+        self._changes: dict[Site, LowRankChange] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Keys of the weights and biases that the folds can change, in order of the folds."""
+        return tuple(self._by_tensor)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the folds can change the tensor."""
+        return name in self._by_tensor
+
+    def compute(self, name: str) -> FoldedTensor:
+        """One edited tensor in float64.
+
+        Raises:
+            BadInputError: a weight that is not finite or not of a plain float dtype, edits that do not fit, or a
+                constant at a map without bias.
+        """
+        folds = self._by_tensor[name]
+        base = _read_float64(self._source, name)
+        exact = base.copy()
+        for fold in folds:
+            slot = fold.slot
+            is_weight = name == slot.weight
+            change = self._change(fold, base if is_weight else None)
+            if is_weight:
+                slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
+            else:
+                exact[slot.rows] += change.delta_bias
+        return FoldedTensor(name, base, exact)
+
+    def _change(self, fold: MapFold, weight: Float64Array | None) -> LowRankChange:
+        slot = fold.slot
+        if slot.site not in self._changes:
+            weight = _read_float64(self._source, slot.weight) if weight is None else weight
+            bias = None if slot.bias is None else _read_float64(self._source, slot.bias)[slot.rows]
+            change = low_rank(fold.groups, slot.weight_rows(weight), bias)
+            if bias is None and change.needs_bias:
+                raise BadInputError(f"edits at {slot.site} have a constant, but {slot.weight} has no bias to hold it")
+            self._changes[slot.site] = change
+        return self._changes[slot.site]
+
+
+def _read_float64(source: TensorSource, name: str) -> Float64Array:
+    dtype = source.entry(name).dtype
+    if not is_plain_float(dtype):
+        raise BadInputError(f"{name} has dtype {dtype}: edits fold into F64, F32, F16 or BF16 only")
+    values = source.read(name).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise BadInputError(f"{name} holds values that are not finite: the base is damaged")
+    return values
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How much of an edit survives rounding in one tensor.
+
+    Attributes:
+        name: the tensor.
+        share: <W'_stored - W, ΔW> / ‖ΔW‖², 1 if rounding lost nothing; None if the formula changes nothing.
+        residual: ‖W'_stored - W'‖ / ‖ΔW‖, rounding noise over edit; None likewise.
+        relative_change: ‖ΔW‖ / ‖W‖.
+    """
+
+    name: str
+    share: float | None
+    residual: float | None
+    relative_change: float
+
+
+def delivery(tensor: FoldedTensor, stored: NDArray[Any]) -> Delivery:
+    """Compare what was stored with what the formula asks for; `stored` has the shape of `tensor.exact`."""
+    asked = tensor.exact - tensor.base
+    norm = float(np.linalg.norm(asked))
+    base_norm = float(np.linalg.norm(tensor.base))
+    relative = norm / base_norm if base_norm > 0 else float("inf") if norm > 0 else 0.0
+    if norm == 0.0:
+        return Delivery(tensor.name, None, None, relative)
+    values = stored.astype(np.float64)
+    share = float(np.vdot(values - tensor.base, asked)) / norm**2
+    return Delivery(tensor.name, share, float(np.linalg.norm(values - tensor.exact)) / norm, relative)

@@ -1,0 +1,97 @@
+"""What of a base folder goes into a result beside its weights, and what does not, with the reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from alignez_bake.exporters.output_folder import OURS
+
+from alignez_bake.safetensors_io.folder_layout import INDEX_FILE, check_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+# Other copies of the unedited weights: a loader that prefers one would run the base in silence.
+_WEIGHT_SUFFIXES: Final = (
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".h5",
+    ".msgpack",
+    ".gguf",
+    ".onnx",
+    ".onnx_data",
+)
+_FOLDERS_LEFT: Final = {".git": "version control", ".cache": "a download cache", OURS: "the record of an earlier bake"}
+_DTYPE_KEYS: Final = ("dtype", "torch_dtype")
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """A file of the base that is not in the result."""
+
+    name: str
+    reason: str
+
+
+def copy_base_files(base: Path, out: Path, weight_files: Collection[str]) -> tuple[SkippedFile, ...]:
+    """Copy config, tokenizer and the base's other files; its README.md becomes `alignez/base_README.md`.
+
+    Args:
+        base: the base folder.
+        out: the folder that is being written, with an `alignez` subfolder.
+        weight_files: names that the exporter writes itself.
+
+    Returns:
+        What was left out, with the reason.
+
+    Raises:
+        BadInputError: a symlink that leaves the folder.
+    """
+    skipped: list[SkippedFile] = []
+    _copy_folder(base, base, out, frozenset(weight_files) | {INDEX_FILE}, skipped)
+    return tuple(skipped)
+
+
+def _copy_folder(base: Path, folder: Path, out: Path, own: frozenset[str], skipped: list[SkippedFile]) -> None:
+    for source in sorted(folder.iterdir()):
+        name = source.relative_to(base).as_posix()
+        if name in own:
+            continue
+        if name in _FOLDERS_LEFT:
+            skipped.append(SkippedFile(f"{name}/", _FOLDERS_LEFT[name]))
+            continue
+        if source.name.endswith(_WEIGHT_SUFFIXES):
+            skipped.append(SkippedFile(name, "it holds weights that were not edited"))
+            continue
+        check_inside(base, name)
+        if source.is_dir():
+            _copy_folder(base, source, out, own, skipped)
+            continue
+        target = out / (f"{OURS}/base_README.md" if name == "README.md" else name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def write_config_dtype(config: dict[str, Any], target: Path, dtype: str) -> None:
+    """Write config.json with another weight dtype, such as `float32`; everything else as it was.
+
+    Args:
+        config: the base's config.json.
+        target: the file to write.
+        dtype: transformers' name of the dtype.
+    """
+    changed = dict(config)
+    present = [key for key in _DTYPE_KEYS if key in changed] or [_DTYPE_KEYS[0]]
+    for key in present:
+        changed[key] = dtype
+    target.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

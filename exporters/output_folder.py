@@ -1,0 +1,123 @@
+"""A result folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from alignez_bake.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OURS = "alignez"
+"""The one subfolder of a result that holds all that is ours."""
+
+
+def check_output(out: Path, base: Path) -> None:
+    """Refuse a place where a result must not be written. Called before any long work.
+
+    Raises:
+        BadInputError: `out` is not empty, is a file, is the base, lies inside it or around it.
+    """
+    real_out, real_base = out.resolve(), base.resolve()
+    if real_out == real_base:
+        raise BadInputError(f"--out {out} is the base model itself: choose another folder")
+    if real_out.is_relative_to(real_base):
+        raise BadInputError(f"--out {out} lies inside the base model {base}: choose a folder outside of it")
+    if real_base.is_relative_to(real_out):
+        raise BadInputError(f"--out {out} contains the base model {base}: choose another folder")
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise BadInputError(f"--out {out} exists and is no folder: choose another name")
+    if out.is_dir() and any(out.iterdir()):
+        raise BadInputError(f"--out {out} exists and is not empty: choose another folder, or remove it first")
+
+
+def failed_path(out: Path) -> Path:
+    """Where a result lies whose certificate failed: `OUT.failed`."""
+    return out.with_name(f"{out.name}.failed")
+
+
+def check_space(out: Path, needed: int) -> None:
+    """Refuse to begin what does not fit.
+
+    Args:
+        out: the result folder, which need not exist.
+        needed: bytes.
+
+    Raises:
+        BadInputError: the file system of `out` has less space left.
+    """
+    place = out.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise BadInputError(f"no space left for {out}: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free")
+
+
+@contextmanager
+def staged_output(out: Path) -> Iterator[Path]:
+    """A temporary sibling of `out` to write into; `publish` moves it into place, an error removes it.
+
+    A lock on the folder itself keeps a second run out, and dies with its process, so what a killed run left is
+    simply cleared by the next.
+
+    Raises:
+        BadInputError: another run is writing to `out`, the place cannot be written, or the disk is full.
+    """
+    staging = out.with_name(f".{out.name}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(exist_ok=True)
+        descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise BadInputError(f"--out {out} cannot be written: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInputError(f"another run is writing to {out}: wait for it, or choose another folder") from None
+        _clear(staging)
+        try:
+            yield staging
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise BadInputError(f"no space left while writing {out}: free some, or choose another disk") from error
+            raise
+        finally:
+            if staging.exists():
+                shutil.rmtree(staging)
+    finally:
+        os.close(descriptor)
+
+
+def publish(staging: Path, out: Path, *, failed: bool) -> Path:
+    """Move a finished folder to `out`, or to `OUT.failed` if its checks failed; an older `OUT.failed` goes.
+
+    Returns:
+        Where the result lies.
+    """
+    target = failed_path(out) if failed else out
+    if failed and target.exists():
+        shutil.rmtree(target)
+    staging.rename(target)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return target
+
+
+def _clear(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
