@@ -1,0 +1,209 @@
+"""Batched generation with left padding: the same call gives the same result, and global state stays as it was."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.batching import left_padded, length_sorted_batches
+from alignez_bake.language_model.loading import quiet_transformers
+from alignez_bake.progress import NoProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedModel
+
+    from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.progress import Progress
+
+
+class SampledBatch(NamedTuple):
+    """What one batch gave.
+
+    Attributes:
+        indices: places of its contexts in the caller's list.
+        answers: for each of them the new token ids, without EOS and what follows it; may be empty.
+    """
+
+    indices: list[int]
+    answers: list[list[int]]
+
+
+def sample(
+    lm: LanguageModel,
+    contexts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    temperature: float = 1.0,
+    greedy: bool = False,
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """Continue each context once.
+
+    Sampling is from the model's own distribution: no top-k, no top-p, no penalties, whatever the model's
+    generation config says (AlignEZ, arXiv 2406.03642, samples so).
+
+    Args:
+        lm: the model.
+        contexts: token ids, each with at least one; contexts of like length run together.
+        max_new_tokens: most new tokens of an answer, at least 1.
+        batch_size: contexts that run together; another batch size gives other samples.
+        seed: of all samples, 0 or more.
+        temperature: above 0.
+        greedy: the likeliest token instead of a sample; seed and temperature then mean nothing.
+        progress: counts contexts.
+
+    Returns:
+        For each context, in the caller's order, the new token ids, without EOS and what follows it.
+
+    Raises:
+        BadInputError: an empty context, one too long for the model, or a setting out of bounds.
+    """
+    results: list[list[int]] = [[] for _ in contexts]
+    with (progress or NoProgress()).task("sampling answers", len(contexts)) as advance:
+        for batch in iter_sampled_batches(
+            lm,
+            contexts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            seed=seed,
+            temperature=temperature,
+            greedy=greedy,
+        ):
+            for index, answer in zip(batch.indices, batch.answers, strict=True):
+                results[index] = answer
+            advance(len(batch.indices))
+    return results
+
+
+def iter_sampled_batches(
+    lm: LanguageModel,
+    contexts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    seed: int,
+    temperature: float = 1.0,
+    greedy: bool = False,
+) -> Iterator[SampledBatch]:
+    """`sample`, one batch at a time, the longest contexts first.
+
+    Args, errors: as `sample`.
+    """
+    for number, indices in enumerate(length_sorted_batches([len(context) for context in contexts], batch_size)):
+        answers = sample_batch(
+            lm,
+            [contexts[index] for index in indices],
+            max_new_tokens=max_new_tokens,
+            seed=derived_seed(seed, "sample", number),
+            temperature=temperature,
+            greedy=greedy,
+        )
+        yield SampledBatch(indices, answers)
+
+
+def sample_batch(
+    lm: LanguageModel,
+    contexts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+    greedy: bool = False,
+) -> list[list[int]]:
+    """Continue the contexts in one batch, in the given order.
+
+    Args, returns, errors: as `sample`; `seed` is the batch's own.
+    """
+    if max_new_tokens < 1:
+        raise BadInputError(f"max_new_tokens = {max_new_tokens}: at least one token must be generated")
+    if not greedy and not (0 < temperature < float("inf")):
+        raise BadInputError(
+            f"temperature {temperature} must be a finite number above 0 (greedy is a switch of its own)"
+        )
+    lm.check_fits(contexts, new_tokens=max_new_tokens)
+    batch = left_padded(contexts, lm.pad_id, lm.device)
+    config = GenerationConfig(
+        do_sample=not greedy,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=list(lm.eos_ids) or None,
+        pad_token_id=lm.pad_id,
+    )
+    if not greedy:
+        config.update(temperature=float(temperature), top_k=0, top_p=1.0)
+    with (
+        torch.inference_mode(),
+        quiet_transformers(),
+        _no_inherited_settings(lm.model),
+        _seeded(seed, lm.device),
+    ):
+        output = lm.model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            generation_config=config,
+        )
+    width = batch.input_ids.shape[1]
+    return [_until_eos(row, lm.eos_ids) for row in output[:, width:].tolist()]
+
+
+def derived_seed(seed: int, *path: str | int) -> int:
+    """A seed for one part of a run, the same on every machine and unlike that of every other part.
+
+    Args:
+        seed: the run's seed, 0 or more.
+        path: names and numbers that say which part.
+
+    Returns:
+        A number of 63 bits, fit for torch and for JSON.
+
+    Raises:
+        BadInputError: a negative seed.
+    """
+    if seed < 0:
+        raise BadInputError(f"seed {seed} must be 0 or more")
+    words = [
+        part if isinstance(part, int) else int.from_bytes(hashlib.sha256(part.encode()).digest()[:8], "little")
+        for part in path
+    ]
+    state = np.random.SeedSequence([seed, *words]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1
+
+
+@contextmanager
+def _no_inherited_settings(model: PreTrainedModel) -> Iterator[None]:
+    """`generate` fills what a config leaves open from the model's own, penalties included: put it aside."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed this device's generator and the CPU's; both are afterwards what they were before."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
+        yield
+
+
+def _until_eos(ids: list[int], eos_ids: tuple[int, ...]) -> list[int]:
+    ends = [position for position, token in enumerate(ids) if token in eos_ids]
+    return ids[: ends[0]] if ends else ids
