@@ -1,0 +1,126 @@
+"""What the forward level records of a model: residual stream, logits, sites, greedy tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from transformers import GenerationConfig
+
+from alignez_bake.language_model.batching import PaddedBatch, left_padded
+from alignez_bake.language_model.loading import quiet_transformers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel
+
+    from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.progress import Advance
+
+# Logits of every position would be gigabytes at a vocabulary of 128k: the last positions of each prompt tell as much.
+LOGIT_POSITIONS: Final = 16
+Prompts = "Sequence[Sequence[int]]"
+
+
+class Outputs(NamedTuple):
+    """At real tokens only, padding left out, on the CPU.
+
+    Attributes:
+        residual: what enters the final norm, at every token, [tokens, d].
+        logits: at the last 16 tokens of each prompt, [prompts · 16, vocabulary].
+    """
+
+    residual: torch.Tensor
+    logits: torch.Tensor
+
+
+class SiteRecord(NamedTuple):
+    """Input and output of the linear map at one site, in the model's dtype."""
+
+    input: torch.Tensor
+    output: torch.Tensor
+
+
+def batches(prompts: Sequence[Sequence[int]], batch_size: int, device: torch.device) -> list[PaddedBatch]:
+    """Left-padded batches in the order of the prompts."""
+    return [left_padded(prompts[start : start + batch_size], 0, device) for start in range(0, len(prompts), batch_size)]
+
+
+@torch.no_grad()
+def record_outputs(
+    model: PreTrainedModel,
+    architecture: Architecture,
+    prompts: Sequence[Sequence[int]],
+    batch_size: int,
+    advance: Advance,
+) -> Outputs:
+    """Residual stream and logits of every prompt, in left-padded batches."""
+    residuals: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
+    entering: list[torch.Tensor] = []
+
+    def keep(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        entering[:] = [args[0]]
+
+    handle = model.get_submodule(architecture.final_norm).register_forward_pre_hook(keep)
+    try:
+        for batch in batches(prompts, batch_size, model.device):
+            result = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
+                logits_to_keep=LOGIT_POSITIONS,
+            )
+            real = batch.attention_mask.bool()
+            residuals.append(entering[0][real].cpu())
+            logits.append(result.logits[real[:, -LOGIT_POSITIONS:]].cpu())
+            advance(real.shape[0])
+    finally:
+        handle.remove()
+    return Outputs(torch.cat(residuals), torch.cat(logits))
+
+
+@torch.no_grad()
+def record_sites(
+    model: PreTrainedModel, module_paths: Sequence[str], prompts: Sequence[Sequence[int]]
+) -> dict[str, SiteRecord]:
+    """Input and output of linear maps, one prompt at a time; output as the hooks around leave it."""
+    seen: dict[str, list[SiteRecord]] = {path: [] for path in module_paths}
+
+    def keeper(path: str) -> Any:  # noqa: ANN401 - a forward hook
+        def keep(_module: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            seen[path].append(SiteRecord(args[0].flatten(0, -2), output.flatten(0, -2)))
+
+        return keep
+
+    handles = [model.get_submodule(path).register_forward_hook(keeper(path)) for path in module_paths]
+    try:
+        for batch in batches(prompts, 1, model.device):
+            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {
+        path: SiteRecord(torch.cat([r.input for r in records]), torch.cat([r.output for r in records]))
+        for path, records in seen.items()
+    }
+
+
+@torch.no_grad()
+def greedy_tokens(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int, new_tokens: int, advance: Advance
+) -> list[list[int]]:
+    """Exactly `new_tokens` greedy tokens after each prompt, past any EOS, with a KV cache and left padding."""
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0, use_cache=True
+    )
+    config.eos_token_id = None
+    results: list[list[int]] = []
+    for batch in batches(prompts, batch_size, model.device):
+        with quiet_transformers():
+            ids = model.generate(inputs=batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
+        results.extend(ids[:, batch.input_ids.shape[1] :].tolist())
+        advance(len(batch.input_ids))
+    return results

@@ -1,0 +1,1 @@
+"""One public function for each command of the command line, of the same name."""

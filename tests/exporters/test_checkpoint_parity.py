@@ -1,0 +1,190 @@
+"""Baked = hooked, on every architecture, site, and reading, with and without biases and constants.
+
+Tolerances are those of the arithmetic: at a site's own output, given equal input, 1e-6 in fp32 and 1e-12 in fp64;
+end to end 1e-5 in fp32. Every case also asserts that the edit moves what it is compared on by 100 tolerances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from alignez_bake.edit_plan import EditPlan
+from alignez_bake.errors import BadInputError
+from alignez_bake.exporters.checkpoint import CheckpointExporter
+from alignez_bake.lowering.decide import lower
+from alignez_bake.lowering.hooks import edited_by_hooks
+from alignez_bake.lowering.slot import find_slot
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.site import Site
+from tests.random_edits import edit_for_slot
+from tests.tiny_models import COMBINATIONS, VOCABULARY
+
+FP32_SITE, FP32_END, FP64_SITE = 1e-6, 1e-5, 1e-12
+MARGIN = 100
+CASES = [
+    (model_type, bias, kind, reads)
+    for model_type, bias in COMBINATIONS
+    for kind in ("attn_write", "mlp_write", "mlp_gate")
+    if not (kind == "mlp_gate" and model_type in ("gpt2", "gpt_neox", "opt"))
+    for reads in ("output", "input")
+]
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.detach() - expected.detach()).norm() / expected.detach().norm())
+
+
+def load(path, dtype):
+    model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    return model.eval()
+
+
+def bake(base, plan, out):
+    out.mkdir(exist_ok=True)
+    lowering = lower(plan, base, CheckpointExporter())
+    CheckpointExporter().export(base, lowering, out)
+    return lowering
+
+
+def run(model, architecture, module_paths):
+    """Logits, what enters the final norm, and input and output of each module, of one forward pass."""
+    ids = torch.randint(3, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(7))
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    residual = []
+    handles = [
+        model.get_submodule(path).register_forward_hook(
+            lambda _m, args, output, path=path: seen.__setitem__(path, (args[0], output))
+        )
+        for path in module_paths
+    ]
+    handles.append(
+        model.get_submodule(architecture.final_norm).register_forward_pre_hook(lambda _m, args: residual.append(args[0]))
+    )
+    with torch.no_grad():
+        logits = model(ids).logits
+    for handle in handles:
+        handle.remove()
+    return logits, residual[0], seen
+
+
+@pytest.mark.parametrize(("model_type", "bias", "kind", "reads"), CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_baked_equals_hooked(model_type, bias, kind, reads, dtype, tmp_path, save_tiny):
+    base = open_model_folder(save_tiny(model_type, tmp_path / "base", bias=bias, dtype=dtype))
+    architecture = base.architecture
+    sites = [Site(kind, layer) for layer in range(base.num_layers)]
+    slots = [find_slot(base, site) for site in sites]
+    # Two entries a site, so that the order of application matters; constants where there is a bias to hold them.
+    plan = EditPlan(
+        tuple(
+            edit_for_slot(slot, reads=how, constant=slot.bias is not None, seed=seed)
+            for slot in slots
+            for seed, how in enumerate((reads, "output"))
+        )
+    )
+    bake(base, plan, tmp_path / "out")
+    original, baked = load(base.path, dtype), load(tmp_path / "out", dtype)
+    paths = [architecture.module_path(site) for site in sites]
+
+    base_logits, base_residual, _ = run(original, architecture, paths)
+    with edited_by_hooks(original, architecture, plan):
+        logits, residual, seen = run(original, architecture, paths)
+    baked_logits, baked_residual, _ = run(baked, architecture, paths)
+
+    assert relative(base_logits, logits) > MARGIN * FP32_END
+    assert relative(base_residual, residual) > MARGIN * FP32_END
+    assert relative(baked_logits, logits) <= FP32_END
+    assert relative(baked_residual, residual) <= FP32_END
+    tolerance = FP64_SITE if dtype == torch.float64 else FP32_SITE
+    for path in paths:
+        module_input, hooked_output = seen[path]
+        assert relative(baked.get_submodule(path)(module_input), hooked_output) <= tolerance
+        assert relative(original.get_submodule(path)(module_input), hooked_output) > MARGIN * tolerance
+
+
+@pytest.mark.parametrize(("model_type", "bias"), [("llama", False), ("phi3", False), ("qwen2", False), ("gemma2", False)])
+def test_a_constant_without_a_bias_is_refused_with_its_reason(model_type, bias, tmp_path, tiny_folder):
+    base = open_model_folder(tiny_folder(model_type, bias))
+    slot = find_slot(base, Site("mlp_write", 1))
+    plan = EditPlan((edit_for_slot(slot, constant=True), edit_for_slot(find_slot(base, Site("mlp_write", 0)))))
+    lowering = lower(plan, base, CheckpointExporter())
+    assert [decision.route for decision in lowering.decisions] == ["refuse", "fold"]
+    with pytest.raises(BadInputError, match=r"mlp_write\.1: its constant needs a bias, and .* has none"):
+        CheckpointExporter().export(base, lowering, tmp_path)
+
+
+REFUSED = [
+    ({"gate": "relu"}, "gate 'relu' is not linear"),
+    ({"positions": "last"}, "only the last position"),
+    ({"reads": "block"}, "added hidden units"),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), REFUSED)
+def test_what_is_not_linear_is_refused_with_its_reason(changes, reason, tiny_folder):
+    base = open_model_folder(tiny_folder("llama"))
+    edit = replace(edit_for_slot(find_slot(base, Site("attn_write", 0))), **changes)
+    (decision,) = lower(EditPlan((edit,)), base, CheckpointExporter()).decisions
+    assert decision.route == "refuse"
+    assert reason in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("site", "reason"),
+    [(Site("attn_write", 2), "layers 0 to 1"), (Site("mlp_gate", 0), "its MLP has no gate"),
+     (Site("attn_q", 0), "not described"), (Site("residual", 0), "not described")],
+)  # fmt: skip
+def test_sites_that_match_no_module_are_refused_by_name(site, reason, tiny_folder):
+    base = open_model_folder(tiny_folder("gpt2"))
+    edit = replace(edit_for_slot(find_slot(base, Site("attn_write", 0))), site=site)
+    (decision,) = lower(EditPlan((edit,)), base, CheckpointExporter()).decisions
+    assert decision.route == "refuse"
+    assert reason in decision.reason
+
+
+def test_widths_of_another_model_are_refused(tiny_folder):
+    base, other = open_model_folder(tiny_folder("llama")), open_model_folder(tiny_folder("qwen3"))
+    edit = edit_for_slot(find_slot(other, Site("attn_write", 0)))
+    (decision,) = lower(EditPlan((edit,)), base, CheckpointExporter()).decisions
+    assert decision.route == "refuse"
+    assert "48" in decision.reason
+    assert "32" in decision.reason
+
+
+# Mutations: each is a mistake that someone made; the comparison above must see every one of them.
+@pytest.mark.parametrize("mutation", ["transposed", "twice", "one layer left out"])
+def test_mutations_fail_the_comparison(mutation, tmp_path, save_tiny):
+    from alignez_bake.lowering.fold import EditedTensors
+    from alignez_bake.safetensors_io.writer import copy_with_replacements
+
+    base = open_model_folder(save_tiny("llama", tmp_path / "base", dtype=torch.float32))
+    sites = [Site("attn_write", layer) for layer in range(base.num_layers)]
+    plan = EditPlan(tuple(edit_for_slot(find_slot(base, site)) for site in sites))
+    lowering = bake(base, plan, tmp_path / "out")
+    edited = EditedTensors(lowering.folds, base.tensors)
+
+    def mutate(name):
+        if name not in edited:
+            return None
+        tensor = edited.compute(name)
+        step = tensor.exact - tensor.base
+        if mutation == "transposed":
+            return (tensor.base + step.T).astype(np.float32)
+        if mutation == "twice":
+            return (tensor.base + 2 * step).astype(np.float32)
+        return (tensor.base if "layers.1." in name else tensor.exact).astype(np.float32)
+
+    file = base.tensors.files[0]
+    copy_with_replacements(base.tensors.header(file), tmp_path / "out" / file, mutate)
+    original, mutant = load(base.path, torch.float32), load(tmp_path / "out", torch.float32)
+    with edited_by_hooks(original, base.architecture, plan):
+        logits, _, _ = run(original, base.architecture, [])
+    mutant_logits, _, _ = run(mutant, base.architecture, [])
+    assert relative(mutant_logits, logits) > MARGIN * FP32_END
