@@ -1,0 +1,120 @@
+"""What every method offers, what it is given, and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from alignez_bake.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.capture.spec import CaptureSpec
+    from alignez_bake.capture.statistics import ActivationStatistics
+    from alignez_bake.edit import Edit
+    from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.site import Site
+
+    JsonValue = str | int | float | list[int] | list[float]
+
+
+class CaptureFunction(Protocol):
+    """Records what is asked for; `capture.run.Capture` is the one that runs a model."""
+
+    def __call__(self, specs: Sequence[CaptureSpec], plan_so_far: EditPlan | None = None) -> ActivationStatistics:
+        """Run every forward pass that the specs need, once, with the edits of `plan_so_far` applied."""
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What a user can turn, the same for every method.
+
+    Attributes:
+        strength: the method's own (ridge: γ; alignez_v1, shift: a); None: the method's default.
+        rank: columns of each edit; None: the method's default.
+        seed: for methods that draw random numbers; the fits of a method that draws none do not depend on it.
+        objective: name that the edits carry.
+    """
+
+    strength: float | None = None
+    rank: int | None = None
+    seed: int = 0
+    objective: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no method can use; what depends on the model's width is checked by the fit.
+
+        Raises:
+            BadInputError: a rank below 1.
+        """
+        if self.rank is not None and self.rank < 1:
+            raise BadInputError(f"rank {self.rank} is not possible: an edit needs a rank of at least 1")
+
+
+@dataclass(frozen=True)
+class SiteReport:
+    """What the fit found at one site, for reports.
+
+    Attributes:
+        site: where.
+        figures: JSON values by name; every method lists the names it uses in its docstring.
+        skipped: why the site got no edit, or None.
+    """
+
+    site: Site
+    figures: Mapping[str, JsonValue] = field(default_factory=dict)
+    skipped: str | None = None
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """One flat JSON object."""
+        skipped = {} if self.skipped is None else {"skipped": self.skipped}
+        return {"site": str(self.site), **self.figures, **skipped}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The edits of one objective in order of application, and what was found at every site."""
+
+    edits: tuple[Edit, ...]
+    sites: tuple[SiteReport, ...]
+
+
+class Method(Protocol):
+    """One way to find edits from recorded activations.
+
+    Attributes:
+        name: as on the command line.
+        default_strength: where none is given.
+        needs_bias: whether its edits hold constants, which need a bias to be folded into.
+    """
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+
+    @property
+    def default_strength(self) -> float:
+        """The strength where none is given."""
+
+    @property
+    def needs_bias(self) -> bool:
+        """Whether its edits hold constants."""
+
+    def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
+        """The sites that it edits in these layers, known before anything runs.
+
+        Raises:
+            BadInputError: the architecture has no such site.
+        """
+
+    def fit(
+        self, capture: CaptureFunction, architecture: Architecture, layers: Sequence[int], settings: MethodSettings
+    ) -> FitResult:
+        """Find the edits of one objective.
+
+        Raises:
+            BadInputError: settings that the model's width does not allow, or activations that hold nothing to
+                fit; the message names the site.
+        """

@@ -1,0 +1,41 @@
+"""The methods by the name that the command line uses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.methods.alignez_v1 import ALIGNEZ_V1
+from alignez_bake.methods.alignez_v2 import ALIGNEZ_V2
+from alignez_bake.methods.mean_difference import MEAN_DIFFERENCE
+from alignez_bake.methods.ridge import RIDGE
+from alignez_bake.methods.shift import SHIFT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from alignez_bake.methods.protocol import Method
+
+METHODS: Final[Mapping[str, Method]] = {
+    "ridge": RIDGE,
+    "alignez_v1": ALIGNEZ_V1,
+    "alignez_v2": ALIGNEZ_V2,
+    "mean_difference": MEAN_DIFFERENCE,
+    "shift": SHIFT,
+}
+DEFAULT_METHOD: Final = "ridge"
+NOT_YET_AVAILABLE: Final = ("ccs", "auto")
+
+
+def method_named(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        BadInputError: there is none, or a later version brings it.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    known = ", ".join(METHODS)
+    if name in NOT_YET_AVAILABLE:
+        raise BadInputError(f"method {name!r} is not available yet: use one of {known}")
+    raise BadInputError(f"method {name!r} is unknown: use one of {known}")
