@@ -1,0 +1,85 @@
+"""Queries: what the model is asked when it makes its own pairs, and when it is evaluated."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.safetensors_io.strict_json import parse_object, shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Query = dict[str, Any]
+"""A query: the key `query` holds its text; all other keys are kept as they are, for judges."""
+
+MAX_FILE_BYTES = 64 * 1024 * 1024
+
+
+class Queries(NamedTuple):
+    """What a file of queries holds.
+
+    Attributes:
+        queries: the distinct ones, in the order of the file.
+        duplicates: how many further lines had the text of an earlier one and were dropped.
+    """
+
+    queries: list[Query]
+    duplicates: int
+
+
+def read_queries(path: Path) -> Queries:
+    """Read a file of queries: JSON lines with the key `query`, or plain lines.
+
+    The first line that is not blank decides for the whole file: JSON lines if it begins with "{". Blank lines
+    are dropped. A plain line is a query without white space at its ends; a JSON query is kept as it is.
+
+    Raises:
+        BadInputError: no such file, too large, not UTF-8, no query in it, or a line that does not fit; the
+            message has its number.
+    """
+    if not path.is_file():
+        raise BadInputError(f"no such file of queries: {path}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BadInputError(f"{path} has {path.stat().st_size} bytes: a file of queries has at most {MAX_FILE_BYTES}")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    # Not splitlines(): U+2028 and the like are legal inside of a JSON string.
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        raise BadInputError(f"{path} holds no query")
+    as_json = lines[0][1].startswith("{")
+    distinct: dict[str, Query] = {}
+    for number, line in lines:
+        query = _json_query(line, f"{path}, line {number}") if as_json else {"query": line}
+        distinct.setdefault(query["query"], query)
+    return Queries(list(distinct.values()), len(lines) - len(distinct))
+
+
+def shipped_queries(objective: str) -> list[Query]:
+    """The general queries that the project ships, for one objective.
+
+    Args:
+        objective: a shipped objective gives those that were written for it; any other name gives all.
+
+    Returns:
+        Queries with the key `query` alone, in a fixed order.
+    """
+    file = resources.files("alignez_bake.prompts.data").joinpath("general_queries.jsonl")
+    entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    fitting = [entry for entry in entries if objective in entry["objectives"]]
+    return [{"query": entry["query"]} for entry in fitting or entries]
+
+
+def _json_query(line: str, place: str) -> Query:
+    if not line.startswith("{"):
+        raise BadInputError(f"{place} is no JSON object, but the file's first line is one: {shown(line)}")
+    entry = parse_object(line.encode("utf-8"), place)
+    text = entry.get("query")
+    if not isinstance(text, str) or not text.strip():
+        raise BadInputError(f"{place} has no text under the key 'query'")
+    return entry
