@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from alignez_bake.prompts.objective import Objective, Side
 
-_LIST_MARK = re.compile(r"^(?:[-*•]|\d{1,2}[.)])\s+")
-_SENTENCE_END = re.compile(r"[.!?…]+(?=\s)")
-_TRAILING = " \t.!?…"
+_LIST_MARK = re.compile(r"^(?:[-*•]|\d{1,2}[.)]) ")
+_SENTENCE_END = re.compile(r"[.!?…]+(?= )")
+_TRAILING = " .!?…"
 
 
 def characteristic_prompt(objective: Objective, side: Side, query: str) -> str:
@@ -51,15 +51,18 @@ def clean_characteristic(text: str) -> str:
 
     In this order:
 
-    1. only the first line that is not blank counts, without spaces at its ends;
+    1. characters that cannot be printed become spaces, runs of white space become one space, and only the first
+       line that is not blank counts, without spaces at its ends;
     2. a list mark at its start goes: "- ", "* ", "• ", "1. ", "1) ";
-    3. only its first sentence counts: up to the first of . ! ? … that is followed by white space;
-    4. full stops, other sentence ends and spaces at the end go, since the persona sentence brings its own;
-    5. characters that cannot be printed go, and runs of white space become one space.
+    3. only its first sentence counts: up to the first of . ! ? … that is followed by a space;
+    4. full stops, other sentence ends and spaces at the end go, since the persona sentence brings its own.
     """
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    line = next((line for line in map(_printable, text.splitlines()) if line), "")
     line = _LIST_MARK.sub("", line)
     end = _SENTENCE_END.search(line)
     sentence = line[: end.start()] if end else line
-    printable = "".join(character if character.isprintable() else " " for character in sentence.rstrip(_TRAILING))
-    return " ".join(printable.split())
+    return sentence.rstrip(_TRAILING)
+
+
+def _printable(line: str) -> str:
+    return " ".join("".join(character if character.isprintable() else " " for character in line).split())

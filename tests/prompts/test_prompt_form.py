@@ -20,7 +20,10 @@ WITH_SYSTEM = (
 REFUSES_SYSTEM = WITH_SYSTEM.replace(
     "[{{ m['role'] }}]", "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}[{{ m['role'] }}]"
 )
-DROPS_SYSTEM = "{{ bos_token }}{% for m in messages if m['role'] == 'user' %}[user]\n{{ m['content'] }}\n{% endfor %}{{ '[assistant]\n' }}"
+DROPS_SYSTEM = (
+    "{{ bos_token }}{% for m in messages if m['role'] == 'user' %}[user]\n{{ m['content'] }}\n{% endfor %}"
+    "{{ '[assistant]\n' }}"
+)
 DEFAULT_SYSTEM = "{% if messages[0]['role'] != 'system' %}[system]\nBe yourself.\n{% endif %}" + WITH_SYSTEM.replace(
     "{{ bos_token }}", ""
 )
