@@ -1,0 +1,46 @@
+"""Looking for values that are not finite, as a stream and without a conversion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.progress import NoProgress
+from alignez_bake.safetensors_io.strict_json import shown
+
+if TYPE_CHECKING:
+    from alignez_bake.progress import Progress
+    from alignez_bake.safetensors_io.reader import TensorFolder
+
+# A value is NaN or infinite exactly if all bits of its exponent are set.
+_EXPONENTS: Final = {
+    "BF16": (np.dtype("<u2"), 0x7F80),
+    "F16": (np.dtype("<u2"), 0x7C00),
+    "F32": (np.dtype("<u4"), 0x7F80_0000),
+    "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),
+}
+_BLOCK_BYTES: Final = 4 * 1024 * 1024
+
+
+def check_finite_tensors(folder: TensorFolder, *, progress: Progress | None = None) -> None:
+    """Refuse a folder with a NaN or an infinity in any F64, F32, F16 or BF16 tensor.
+
+    Raises:
+        BadInputError: the message names the tensor and its file.
+    """
+    names = folder.names()
+    with (progress or NoProgress()).task("checking the base's weights", len(names)) as advance:
+        for name in names:
+            advance()
+            dtype = folder.entry(name).dtype
+            if dtype not in _EXPONENTS:
+                continue
+            unsigned, exponent = _EXPONENTS[dtype]
+            for block in folder.iter_blocks(name, _BLOCK_BYTES):
+                if ((np.frombuffer(block, unsigned) & unsigned.type(exponent)) == exponent).any():
+                    raise BadInputError(
+                        f"tensor {shown(name)} in {folder.path / folder.file_of(name)} holds NaN or infinity: the base "
+                        "is damaged; download it again"
+                    )
