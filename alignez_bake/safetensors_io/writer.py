@@ -185,7 +185,7 @@ def _aligned(slots: list[_Slot]) -> list[_Slot]:
     """The slots as they are if each begins at a multiple of its item size, else the widest first."""
     offset = 0
     for slot in slots:
-        if offset * 8 % BY_NAME[slot.dtype].bits and slot.nbytes:
+        if offset * 8 % BY_NAME[slot.dtype].bits:
             return sorted(slots, key=lambda slot: -BY_NAME[slot.dtype].bits)
         offset += slot.nbytes
     return slots

@@ -316,6 +316,11 @@ def test_hub_cache_link_through_blobs_to_elsewhere(cached, single):
     refused(cached, "is a symlink", "outside")
 
 
+def test_only_the_hubs_own_layout_is_an_exception(cached):
+    cached.parent.rename(cached.parent.with_name("revisions"))
+    refused(cached.parent.with_name("revisions") / "0a1b", "is a symlink", "outside")
+
+
 def test_dangling_links(cached, sharded):
     (cached.parent.parent / "blobs" / "9f86d0").unlink()
     refused(cached, "model.safetensors is a symlink to nothing", "incomplete")
