@@ -120,6 +120,14 @@ class _Reference(NamedTuple):
     sites: dict[str, Any]
 
 
+class _Found(NamedTuple):
+    """What the baked model gave."""
+
+    outputs: dict[int, Outputs]
+    greedy: dict[int, list[list[int]]]
+    worst_site: tuple[str, float, float] | None
+
+
 def certify_forward(
     base: ModelFolder,
     result: ModelFolder,
@@ -182,19 +190,17 @@ def certify_forward(
     reference = _Reference(hooked, exact, unedited, hooked_greedy, sites)
     lengths = [len(ids) for ids in prompts.ids]
     return _judge(
-        found,
-        found_greedy,
+        _Found(found, found_greedy, _worst_site(baked, reference.sites)),
         reference,
-        _worst_site(baked, reference.sites),
         dtype,
-        {
+        prompts={
             "count": len(lengths),
             "shortest": min(lengths),
             "longest": max(lengths),
             "source": prompts.source,
             "logits_at_last_positions": LOGIT_POSITIONS,
         },
-        new_tokens,
+        new_tokens=new_tokens,
     )
 
 
@@ -206,14 +212,9 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def _judge(
-    found: dict[int, Outputs],
-    found_greedy: dict[int, list[list[int]]],
-    reference: _Reference,
-    worst_site: tuple[str, float, float] | None,
-    dtype: torch.dtype,
-    prompts: dict[str, Any],
-    new_tokens: int,
+    found: _Found, reference: _Reference, dtype: torch.dtype, *, prompts: dict[str, Any], new_tokens: int
 ) -> ForwardCertificate:
+    worst_site = found.worst_site
     sixteen_bit = dtype in (torch.bfloat16, torch.float16)
     reasons: list[str] = []
     comparisons = []
@@ -224,7 +225,7 @@ def _judge(
         for name in Outputs._fields:
             true = getattr(exact, name)
             noise = relative_error(getattr(hooked, name), true) if sixteen_bit else 0.0
-            errors.append(relative_error(getattr(found[size], name), true))
+            errors.append(relative_error(getattr(found.outputs[size], name), true))
             bounds.append(SIXTEEN_BIT_FACTOR * noise if sixteen_bit else END_TO_END_TOLERANCE)
             moved.append(relative_error(getattr(unedited, name), true))
             if not errors[-1] <= bounds[-1]:
@@ -236,8 +237,8 @@ def _judge(
                 moved_too_little = True
         comparisons.append(Comparison(size, errors[0], bounds[0], errors[1], bounds[1], moved[0], moved[1]))
     greedy_equal = {
-        size: sum(a == b for a, b in zip(found_greedy[size], reference.greedy[size], strict=True))
-        / len(found_greedy[size])
+        size: sum(a == b for a, b in zip(found.greedy[size], reference.greedy[size], strict=True))
+        / len(found.greedy[size])
         for size in BATCH_SIZES
     }
     if not sixteen_bit:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 # Logits of every position would be gigabytes at a vocabulary of 128k: the last positions of each prompt tell as much.
 LOGIT_POSITIONS: Final = 16
-Prompts = "Sequence[Sequence[int]]"
 
 
 class Outputs(NamedTuple):

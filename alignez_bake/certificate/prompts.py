@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from alignez_bake.language_model.loading import quiet_transformers
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 PROMPTS: Final = 32
-SHORTEST, LONGEST: Final = 16, 128
+SHORTEST: Final = 16
+LONGEST: Final = 128
 _SEED: Final = 0
 
 
@@ -51,10 +54,11 @@ def certificate_prompts(
         # Each prompt begins at a passage of its own and runs on into the next ones as far as it needs.
         start = index * len(passages) // PROMPTS
         running = " ".join(passages[start:] + passages[:start])
-        characters = 16 * int(length)
-        tokens = tokenizer(running[:characters])["input_ids"]
-        while len(tokens) < length and characters < len(running):
-            characters *= 2
-            tokens = tokenizer(running[:characters])["input_ids"]
+        characters = 4 * int(length)
+        tokens: list[int] = []
+        with quiet_transformers():  # a text longer than the model's context is cut below
+            while len(tokens) < length and characters < 2 * len(running):
+                tokens = tokenizer(running[:characters])["input_ids"]
+                characters *= 2
         prompts.append(tuple(min(int(token), vocabulary_size - 1) for token in tokens[:length]))
     return CertificatePrompts(tuple(prompts), "the neutral texts that come with alignez-bake")

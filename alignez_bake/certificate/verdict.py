@@ -14,9 +14,20 @@ MIN_DELIVERED_SHARE: Final = 0.9
 class LevelCertificate(Protocol):
     """One level of a certificate."""
 
-    level: Level
-    verdict: Verdict
-    reasons: tuple[str, ...]
+    @property
+    def level(self) -> Level:
+        """Which level."""
+        ...
+
+    @property
+    def verdict(self) -> Verdict:
+        """What was found."""
+        ...
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One line each for what went wrong."""
+        ...
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as JSON values."""

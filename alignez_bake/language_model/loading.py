@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from alignez_bake.model_folder import ModelFolder
 
 _KEYS_SHOWN = 5
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 _LOADING_ERRORS = (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError, RuntimeError)
 """What transformers raises for a damaged or unknown folder; bugs of ours do not come from within that call."""
 
@@ -125,8 +126,16 @@ def load_language_model(
         BadInputError: no such device, no tokenizer, code that is not trusted, tensors that are missing, left
             over or of another shape, or weights that are not finite.
     """
-    place = _device(device)
     tokenizer = tokenizer_of(folder.path, trust_remote_code=trust_remote_code)
+    model = load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    return LanguageModel(model, tokenizer, folder.architecture, folder, model.device)
+
+
+def load_model(
+    folder: ModelFolder, *, dtype: torch.dtype | None = None, device: str = "cpu", trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The model alone, for passes that need no tokenizer; arguments and errors as `load_language_model`."""
+    place = _device(device)
     try:
         with quiet_transformers():
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -144,7 +153,13 @@ def load_language_model(
     _check_keys(folder.path, info)
     model.eval().requires_grad_(False)
     check_finite(model)
-    return LanguageModel(model, tokenizer, folder.architecture, folder, place)
+    result: PreTrainedModel = model
+    return result
+
+
+def has_tokenizer(path: Path) -> bool:
+    """Whether a model folder brings a tokenizer."""
+    return any((path / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def tokenizer_of(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -153,7 +168,7 @@ def tokenizer_of(path: Path, *, trust_remote_code: bool = False) -> PreTrainedTo
     Raises:
         BadInputError: the folder has none, or one that cannot be loaded.
     """
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not has_tokenizer(path):
         raise BadInputError(f"{path} has no tokenizer: copy the base's tokenizer.json and tokenizer_config.json there")
     try:
         with quiet_transformers():

@@ -1,0 +1,166 @@
+"""`alignez/`: what a result folder says of itself, and how it is read again."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from alignez_bake import __version__
+from alignez_bake.edit_file import read_edits, write_edits
+from alignez_bake.errors import BadInputError
+from alignez_bake.exporters.output_folder import OURS
+from alignez_bake.safetensors_io.strict_json import parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from alignez_bake.certificate.verdict import LevelCertificate
+    from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.exporters.base_files import SkippedFile
+    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.model_folder import ModelFolder
+
+EDITS_FILE: Final = "edits.safetensors"
+RECORD_FILE: Final = "alignez.json"
+CERTIFICATE_FILE: Final = "certificate.json"
+_PACKAGES: Final = ("ml_dtypes", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+_MAX_BYTES: Final = 256 * 1024 * 1024
+
+
+def tool_name() -> str:
+    """Name and version of this tool, as records carry them."""
+    return f"alignez-bake {__version__}"
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON that people can read, the same bytes for the same value."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def decisions_json(lowering: Lowering) -> list[dict[str, Any]]:
+    """Every decision of a lowering, with its reason."""
+    return [
+        {
+            "edit": decision.index,
+            "site": str(decision.edit.site),
+            "objective": decision.edit.objective,
+            "rank": decision.edit.rank,
+            "route": decision.route,
+            "reason": decision.reason,
+            "exactness": decision.exactness,
+            "cost": decision.cost,
+        }
+        for decision in lowering.decisions
+    ]
+
+
+def write_record(
+    folder: Path,
+    out: Path,
+    base: ModelFolder,
+    lowering: Lowering,
+    *,
+    dtype: str | None,
+    skipped: Sequence[SkippedFile],
+    seed: int,
+) -> None:
+    """Write `alignez/edits.safetensors` and `alignez/alignez.json`.
+
+    Args:
+        folder: the result folder being written.
+        out: where it will lie; the base's path is recorded relative to it.
+        base: the base model.
+        lowering: what was done with each edit.
+        dtype: of all weights, if it is not the base's own.
+        skipped: files of the base that are not in the result.
+        seed: of everything that was sampled.
+    """
+    plan = lowering.plan
+    fingerprint = base.fingerprint
+    write_edits(plan, folder / OURS / EDITS_FILE)
+    write_json(
+        folder / OURS / RECORD_FILE,
+        {
+            "tool": tool_name(),
+            "artefact": lowering.target,
+            "base": {
+                "model_type": fingerprint.model_type,
+                "config_sha256": fingerprint.config_sha256,
+                "tensors_sha256": fingerprint.tensors_sha256,
+                "path": os.path.relpath(base.path.resolve(), out.resolve()),
+            },
+            "dtype": dtype,
+            "seed": seed,
+            "weights": dict(plan.weights),
+            "provenance": dict(plan.provenance),
+            "decisions": decisions_json(lowering),
+            "files_left_out": [{"name": entry.name, "reason": entry.reason} for entry in skipped],
+            "versions": installed_versions(),
+        },
+    )
+
+
+def write_certificate(folder: Path, levels: Sequence[LevelCertificate], verdict: str) -> None:
+    """Write `alignez/certificate.json`."""
+    write_json(
+        folder / OURS / CERTIFICATE_FILE,
+        {"tool": tool_name(), "verdict": verdict, "levels": {entry.level: entry.to_json() for entry in levels}},
+    )
+
+
+def read_record(result: Path) -> dict[str, Any]:
+    """`alignez/alignez.json` of a result.
+
+    Raises:
+        BadInputError: no such folder, or one that this tool did not write.
+    """
+    return _read_json(result, RECORD_FILE)
+
+
+def read_certificate(result: Path) -> dict[str, Any]:
+    """`alignez/certificate.json` of a result; errors as `read_record`."""
+    return _read_json(result, CERTIFICATE_FILE)
+
+
+def read_result_edits(result: Path) -> EditPlan:
+    """`alignez/edits.safetensors` of a result; errors as `read_record` and `read_edits`."""
+    _check_result(result)
+    return read_edits(result / OURS / EDITS_FILE)
+
+
+def recorded_base(result: Path) -> Path:
+    """Where the base lay when the result was written, if it still does.
+
+    Raises:
+        BadInputError: the result does not say, or nothing lies there any more.
+    """
+    base = read_record(result).get("base")
+    path = base.get("path") if isinstance(base, dict) else None
+    if not isinstance(path, str) or not (result / path).is_dir():
+        raise BadInputError(f"the base of {result} is not where it was when it was baked: name it with --model BASE")
+    return Path(os.path.normpath(result / path))
+
+
+def _read_json(result: Path, name: str) -> dict[str, Any]:
+    _check_result(result)
+    path = result / OURS / name
+    if not path.is_file():
+        raise BadInputError(f"{path} is missing: {result} is not a complete result of alignez-bake")
+    if path.stat().st_size > _MAX_BYTES:
+        raise BadInputError(f"{path} has {path.stat().st_size} bytes: at most {_MAX_BYTES} are read")
+    return parse_object(path.read_bytes(), str(path))
+
+
+def _check_result(result: Path) -> None:
+    if not result.is_dir():
+        raise BadInputError(f"no such result folder: {result}")
+    if not (result / OURS).is_dir():
+        raise BadInputError(f"{result} has no subfolder {OURS!r}: it is not a result of alignez-bake")
