@@ -81,17 +81,19 @@ def test_the_model_is_asked_what_the_paper_asks(make, form, objectives, queries,
     assert [record.answer for record in pairs.records] == [f"be no. {row}. Or not." for row in range(4)]
 
 
-def test_both_sides_run_in_one_batch(make, monkeypatch, queries, objectives):
-    sizes = []
+@pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 4, 4, 2, 2]), (3, [2] * 10), (1, [1] * 20)])
+def test_both_sides_run_together_and_no_more_than_asked(make, monkeypatch, objectives, batch_size, sizes):
+    seen = []
     real = generation.sample_batch
 
     def count(lm, contexts, **settings):
-        sizes.append(len(contexts))
+        seen.append((len(contexts), settings["seed"]))
         return real(lm, contexts, **settings)
 
     monkeypatch.setattr(generation, "sample_batch", count)
-    make(None, objectives=objectives[:1], batch_size=4)
-    assert sizes == [4, 4, 4, 4, 2, 2]
+    make(None, objectives=objectives[:1], batch_size=batch_size)
+    assert [size for size, _ in seen] == sizes
+    assert len({seed for _, seed in seen}) == len(seen)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(make, tmp_path, monkeypatch):
