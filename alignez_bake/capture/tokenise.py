@@ -10,7 +10,7 @@ from alignez_bake.prompts.persona import persona_sentence
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignez_bake.pairs.filters import Pair
+    from alignez_bake.preference_pairs.filters import Pair
     from alignez_bake.prompts.objective import Objective
     from alignez_bake.prompts.prompt_form import PromptForm
 

@@ -4,7 +4,7 @@ import pytest
 
 from alignez_bake.capture.tokenise import tokenise_pairs
 from alignez_bake.errors import BadInputError
-from alignez_bake.pairs.filters import Answer, Pair
+from alignez_bake.preference_pairs.filters import Answer, Pair
 from alignez_bake.prompts.objective import Objective
 from alignez_bake.prompts.prompt_form import prompt_form
 
