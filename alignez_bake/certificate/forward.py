@@ -126,6 +126,7 @@ class _Found(NamedTuple):
     outputs: dict[int, Outputs]
     greedy: dict[int, list[list[int]]]
     worst_site: tuple[str, float, float] | None
+    same_keys_used: bool
 
 
 def certify_forward(
@@ -150,7 +151,7 @@ def certify_forward(
     Raises:
         BadInputError: a folder that does not load, or a site that the architecture lacks.
     """
-    baked = load_model(result, device=device, trust_remote_code=trust_remote_code)
+    baked, unused = load_model(result, device=device, trust_remote_code=trust_remote_code)
     dtype = baked.dtype
     sixteen_bit = dtype in (torch.bfloat16, torch.float16)
     positions = int(getattr(baked.config, "max_position_embeddings", None) or 10**9)
@@ -176,12 +177,15 @@ def certify_forward(
             }
 
         found, found_greedy = outputs(baked), greedy(baked)
-        reference_model = load_model(base, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+        reference_model, unused_by_base = load_model(
+            base, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
         with edited_by_hooks(reference_model, base.architecture, plan):
             sites = record_sites(reference_model, paths, alone[:SITE_PROMPTS])
             hooked, hooked_greedy = outputs(reference_model), greedy(reference_model)
         if sixteen_bit:
-            reference_model = load_model(base, dtype=torch.float32, device=device, trust_remote_code=trust_remote_code)
+            in_fp32 = load_model(base, dtype=torch.float32, device=device, trust_remote_code=trust_remote_code)
+            reference_model = in_fp32.model
             with edited_by_hooks(reference_model, base.architecture, plan):
                 exact = outputs(reference_model)
         else:
@@ -190,7 +194,7 @@ def certify_forward(
     reference = _Reference(hooked, exact, unedited, hooked_greedy, sites)
     lengths = [len(ids) for ids in prompts.ids]
     return _judge(
-        _Found(found, found_greedy, _worst_site(baked, reference.sites)),
+        _Found(found, found_greedy, _worst_site(baked, reference.sites), unused == unused_by_base),
         reference,
         dtype,
         prompts={
@@ -217,6 +221,8 @@ def _judge(
     worst_site = found.worst_site
     sixteen_bit = dtype in (torch.bfloat16, torch.float16)
     reasons: list[str] = []
+    if not found.same_keys_used:
+        reasons.append("the loader does not use the same tensors of the result as of the base")
     comparisons = []
     moved_too_little = False
     for size in BATCH_SIZES:

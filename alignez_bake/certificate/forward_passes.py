@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 
 from alignez_bake.language_model.batching import PaddedBatch, left_padded
 from alignez_bake.language_model.loading import quiet_transformers
+from alignez_bake.language_model.sampling import no_inherited_settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +98,12 @@ def record_sites(
     handles = [model.get_submodule(path).register_forward_hook(keeper(path)) for path in module_paths]
     try:
         for batch in batches(prompts, 1, model.device):
-            model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
+            )
     finally:
         for handle in handles:
             handle.remove()
@@ -115,11 +121,15 @@ def greedy_tokens(
     config = GenerationConfig(
         do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0, use_cache=True
     )
-    config.eos_token_id = None
     results: list[list[int]] = []
     for batch in batches(prompts, batch_size, model.device):
-        with quiet_transformers():
-            ids = model.generate(inputs=batch.input_ids, attention_mask=batch.attention_mask, generation_config=config)
+        with quiet_transformers(), no_inherited_settings(model):
+            ids = model.generate(
+                inputs=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                generation_config=config,
+            )
         results.extend(ids[:, batch.input_ids.shape[1] :].tolist())
         advance(len(batch.input_ids))
     return results

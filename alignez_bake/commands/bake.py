@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from alignez_bake.edit_file import read_edits
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.exporters.checkpoint import FILE_DTYPES, check_dtype
-from alignez_bake.exporters.output_folder import check_output, check_space, publish, staged_output
+from alignez_bake.exporters.output_folder import OURS, check_output, check_space, publish, staged_output
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
 from alignez_bake.lowering.decide import Lowering, lower
 from alignez_bake.model_folder import ModelFolder, open_model_folder
@@ -86,6 +87,7 @@ def bake(
     device: str = "cpu",
     trust_remote_code: bool = False,
     seed: int = 0,
+    pairs: Path | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> BakeResult:
@@ -103,6 +105,7 @@ def bake(
         device: for `verify="forward"`.
         trust_remote_code: for `verify="forward"`, passed to transformers' loader.
         seed: recorded with the result.
+        pairs: file to keep as `OUT/alignez/pairs.jsonl`.
         dry_run: decide, write nothing; the result has no levels.
         progress: where to say how far it is.
 
@@ -129,6 +132,8 @@ def bake(
     with staged_output(out) as staging:
         exported = exporter.export(base, lowering, staging, dtype=file_dtype, progress=progress)
         write_record(staging, out, base, lowering, dtype=file_dtype, skipped=exported.skipped, seed=seed)
+        if pairs is not None:
+            shutil.copyfile(pairs, staging / OURS / "pairs.jsonl")
         result = open_model_folder(staging)
         levels: list[LevelCertificate] = [certify_tensors(base, result, lowering, progress=progress)]
         if verify == "forward":

@@ -8,7 +8,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -41,6 +41,7 @@ class LanguageModel:
         architecture: where its sites lie.
         folder: where it was loaded from.
         device: where its weights and inputs live.
+        unused_keys: tensors of the folder that the model does not use (drafts, vision towers).
     """
 
     model: PreTrainedModel
@@ -48,6 +49,7 @@ class LanguageModel:
     architecture: Architecture
     folder: ModelFolder
     device: torch.device
+    unused_keys: tuple[str, ...] = ()
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -108,6 +110,13 @@ class LanguageModel:
                 )
 
 
+class LoadedModel(NamedTuple):
+    """A model, and the tensors of its folder that it does not use."""
+
+    model: PreTrainedModel
+    unused_keys: tuple[str, ...]
+
+
 def load_language_model(
     folder: ModelFolder, *, dtype: torch.dtype | None = None, device: str = "cpu", trust_remote_code: bool = False
 ) -> LanguageModel:
@@ -127,13 +136,13 @@ def load_language_model(
             over or of another shape, or weights that are not finite.
     """
     tokenizer = tokenizer_of(folder.path, trust_remote_code=trust_remote_code)
-    model = load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-    return LanguageModel(model, tokenizer, folder.architecture, folder, model.device)
+    loaded = load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
+    return LanguageModel(loaded.model, tokenizer, folder.architecture, folder, loaded.model.device, loaded.unused_keys)
 
 
 def load_model(
     folder: ModelFolder, *, dtype: torch.dtype | None = None, device: str = "cpu", trust_remote_code: bool = False
-) -> PreTrainedModel:
+) -> LoadedModel:
     """The model alone, for passes that need no tokenizer; arguments and errors as `load_language_model`."""
     place = _device(device)
     try:
@@ -153,8 +162,7 @@ def load_model(
     _check_keys(folder.path, info)
     model.eval().requires_grad_(False)
     check_finite(model)
-    result: PreTrainedModel = model
-    return result
+    return LoadedModel(model, tuple(sorted(map(str, info.get("unexpected_keys", ())))))
 
 
 def has_tokenizer(path: Path) -> bool:
@@ -233,7 +241,6 @@ def _check_keys(path: Path, info: dict[str, Any]) -> None:
     """Keys that an architecture tells transformers to ignore are in none of the lists."""
     for kind, meaning in (
         ("missing_keys", "lacks tensors that the model needs, which would be random"),
-        ("unexpected_keys", "holds tensors that the model does not use"),
         ("mismatched_keys", "holds tensors of another shape than the config says"),
     ):
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in info.get(kind, ()))

@@ -143,7 +143,7 @@ def sample_batch(
     with (
         torch.inference_mode(),
         quiet_transformers(),
-        _no_inherited_settings(lm.model),
+        no_inherited_settings(lm.model),
         _seeded(seed, lm.device),
     ):
         output = lm.model.generate(
@@ -180,7 +180,7 @@ def derived_seed(seed: int, *path: str | int) -> int:
 
 
 @contextmanager
-def _no_inherited_settings(model: PreTrainedModel) -> Iterator[None]:
+def no_inherited_settings(model: PreTrainedModel) -> Iterator[None]:
     """`generate` fills what a config leaves open from the model's own, penalties included: put it aside."""
     own = model.generation_config
     model.generation_config = GenerationConfig()

@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from alignez_bake.exporters.checkpoint import CheckpointExporter
 from transformers import AutoModelForCausalLM
 
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.exporters.checkpoint import CheckpointExporter
 from alignez_bake.lowering.decide import lower
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.lowering.slot import find_slot

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.sampling import derived_seed, sample_batch
-from alignez_bake.pairs.records import RECORD_KEYS, PairHeader, PairOrigin, PairRecord, PairSet
-from alignez_bake.pairs.resume import growing_pair_file
+from alignez_bake.preference_pairs.records import RECORD_KEYS, PairHeader, PairOrigin, PairRecord, PairSet
+from alignez_bake.preference_pairs.resume import growing_pair_file
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.objective import SIDES
 from alignez_bake.prompts.persona import characteristic_prompt, clean_characteristic, persona_sentence

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.pairs import generation
-from alignez_bake.pairs.generation import generate_pairs
-from alignez_bake.pairs.pair_file import read_pairs
+from alignez_bake.preference_pairs import generation
+from alignez_bake.preference_pairs.generation import generate_pairs
+from alignez_bake.preference_pairs.pair_file import read_pairs
 from alignez_bake.prompts.persona import clean_characteristic, persona_sentence
 from alignez_bake.prompts.prompt_form import prompt_form
 

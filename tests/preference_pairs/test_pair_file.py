@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from alignez_bake.edit_plan import BaseFingerprint
 from alignez_bake.errors import BadInputError
-from alignez_bake.pairs.pair_file import read_pairs, write_pairs
-from alignez_bake.pairs.records import PairHeader, PairOrigin, PairRecord, PairSet, parse_record
+from alignez_bake.preference_pairs.pair_file import read_pairs, write_pairs
+from alignez_bake.preference_pairs.records import PairHeader, PairOrigin, PairRecord, PairSet, parse_record
 from alignez_bake.safetensors_io.strict_json import parse_object
 
 ORIGIN = PairOrigin(BaseFingerprint("llama", "c", "t"), "k")

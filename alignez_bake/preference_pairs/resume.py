@@ -15,8 +15,8 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.pairs.pair_file import check_origin
-from alignez_bake.pairs.records import HEADER_KEY, PairRecord, parse_header, parse_record
+from alignez_bake.preference_pairs.pair_file import check_origin
+from alignez_bake.preference_pairs.records import HEADER_KEY, PairRecord, parse_header, parse_record
 from alignez_bake.safetensors_io.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from io import BufferedRandom
     from pathlib import Path
 
-    from alignez_bake.pairs.records import PairHeader
+    from alignez_bake.preference_pairs.records import PairHeader
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 import pytest
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.pairs.filters import Answer, FilterReport, Pair, match_pairs
-from alignez_bake.pairs.records import PairRecord
+from alignez_bake.preference_pairs.filters import Answer, FilterReport, Pair, match_pairs
+from alignez_bake.preference_pairs.records import PairRecord
 
 
 def record(query, side, answer, objective="helpful", **more):

@@ -6,8 +6,8 @@ import pytest
 
 from alignez_bake.edit_plan import BaseFingerprint
 from alignez_bake.errors import BadInputError
-from alignez_bake.pairs.records import PairHeader, PairOrigin, PairRecord
-from alignez_bake.pairs.resume import growing_pair_file
+from alignez_bake.preference_pairs.records import PairHeader, PairOrigin, PairRecord
+from alignez_bake.preference_pairs.resume import growing_pair_file
 
 HEADER = PairHeader(PairOrigin(BaseFingerprint("llama", "c", "t"), "k"), {"seed": 0, "batch_size": 2})
 BATCHES = [

@@ -14,7 +14,7 @@ from alignez_bake.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from alignez_bake.pairs.records import PairRecord
+    from alignez_bake.preference_pairs.records import PairRecord
     from alignez_bake.prompts.objective import Side
     from alignez_bake.prompts.queries import Query
 

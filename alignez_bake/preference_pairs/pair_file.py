@@ -5,13 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.pairs.records import HEADER_KEY, PairHeader, PairRecord, PairSet, parse_header, parse_record
+from alignez_bake.preference_pairs.records import (
+    HEADER_KEY,
+    PairHeader,
+    PairRecord,
+    PairSet,
+    parse_header,
+    parse_record,
+)
 from alignez_bake.safetensors_io.strict_json import parse_object
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from alignez_bake.pairs.records import PairOrigin
+    from alignez_bake.preference_pairs.records import PairOrigin
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
 

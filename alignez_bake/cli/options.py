@@ -1,0 +1,94 @@
+"""The options of the command line, one definition each, shared by the commands that take them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Typer reads these annotations at run time: imports must not hide behind TYPE_CHECKING.
+Model = Annotated[Path, typer.Option("--model", metavar="BASE", help="Folder of the base model.")]
+OptionalModel = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="BASE", help="Folder of the base model; where it lay at baking if left out."),
+]
+Objective = Annotated[
+    str,
+    typer.Option(
+        "--objective",
+        metavar="NAME[=W],...",
+        help="What to align to: helpful, harmless, humor, or one of --objectives-file; W weighs it.",
+    ),
+]
+ObjectivesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--objectives-file",
+        metavar="F.json",
+        help='Objectives of your own: {"truthful": {"good": "truthful", "bad": "deceptive"}}.',
+    ),
+]
+Queries = Annotated[
+    Path | None,
+    typer.Option(
+        "--queries",
+        metavar="F",
+        help="Queries that the base answers: plain lines, or JSON lines with the key 'query'. "
+        "A hundred are enough; general ones come with the tool.",
+    ),
+]
+PromptTemplate = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt-template",
+        metavar="TEXT",
+        help="How a query becomes a prompt, such as 'Human: {query}\\nAssistant:' (\\n is a line break); the "
+        "tokenizer's chat template if left out, and where it has none, this one.",
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option("--method", metavar="NAME", help="ridge, alignez_v1, alignez_v2, mean_difference or shift."),
+]
+Strength = Annotated[
+    str | None,
+    typer.Option("--strength", metavar="X", help="The method's own: γ of ridge (default 2), a of the others (1)."),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option("--layers", metavar="4-20", help="Layers to edit, from 0, both ends included; all if left out."),
+]
+Rank = Annotated[
+    int | None,
+    typer.Option("--rank", metavar="K", help="Rank of each edit; the method's default if left out."),
+]
+As = Annotated[str, typer.Option("--as", metavar="KIND", help="What to write: checkpoint.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="DTYPE", help="Dtype of all weights, such as float32; the base's if left out."),
+]
+Verify = Annotated[
+    str,
+    typer.Option(
+        "--verify", metavar="LEVEL", help="tensors: compare the files; forward: also run baked and hooked model."
+    ),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, ...; auto: cuda if there, else cpu.")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Of everything that is sampled.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", help="Texts that run together.")]
+SavePairs = Annotated[
+    bool, typer.Option("--save-pairs", help="Keep the pairs that the base wrote, as OUT/alignez/pairs.jsonl.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Answer yes to every confirmation.")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run model code that the base's folder brings along.")
+]
+AllowOtherBase = Annotated[
+    bool,
+    typer.Option("--allow-other-base", help="Take edits made for another base, if their sites and shapes fit."),
+]

@@ -1,0 +1,116 @@
+"""Between the shell and the commands: exit statuses, the one error line, JSON or tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import typer
+
+from alignez_bake.errors import AlignezBakeError, BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.table import Table
+
+OUR_FAULT: Final = 3
+INTERRUPTED: Final = 130
+# What a later version brings is refused by name, not as a typing error.
+LATER_OPTIONS: Final = (
+    "--base-onnx",
+    "--feasibility",
+    "--kl-budget",
+    "--linearise",
+    "--link",
+    "--neutral",
+    "--push",
+    "--require-fold",
+)
+LATER_COMMANDS: Final = ("eval", "push", "restore")
+
+
+class JsonResult(Protocol):
+    """What every command returns."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        ...
+
+
+def show(result: JsonResult, *, as_json: bool, tables: Callable[[], Sequence[Table | str]]) -> None:
+    """Print a result: one JSON document, or tables."""
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        return
+    from alignez_bake.report.tables import print_tables  # noqa: PLC0415 - not needed for JSON
+
+    print_tables(*tables())
+
+
+def resolved_device(name: str) -> str:
+    """The device that `auto` stands for on this machine; any other name as it is."""
+    if name != "auto":
+        return name
+    import torch  # noqa: PLC0415 - seconds to import, and many commands need none of it
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def number(text: str | None, option: str) -> float | None:
+    """The value of an option that takes a number or, in a later version, `auto`.
+
+    Raises:
+        BadInputError: no finite number.
+    """
+    if text is None:
+        return None
+    if text == "auto":
+        raise BadInputError(f"{option} auto is not available yet: give a number")
+    try:
+        value = float(text)
+    except ValueError:
+        raise BadInputError(f"{option} {text!r} is no number") from None
+    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is unequal to itself
+        raise BadInputError(f"{option} {text} must be finite")
+    return value
+
+
+def run(app: typer.Typer, arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit status; the last line of standard error is the error.
+
+    0 done and verified; 1 a check failed; 2 bad usage or input; 3 our own fault; 130 interrupted.
+    """
+    try:
+        status = app(args=list(arguments), prog_name="alignez-bake", standalone_mode=False)
+    except AlignezBakeError as error:
+        return _fail(str(error), error.exit_status)
+    except typer.Exit as error:
+        return int(error.exit_code)
+    except typer.TyperException as error:
+        return _fail(_usage_message(error, arguments), BadInputError.exit_status)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; nothing half-written is left, and the same command goes on", INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - the outermost frame: whatever comes here is our own fault
+        traceback.print_exc()
+        return _fail(f"internal error, please report it: {type(error).__name__}: {error}", OUR_FAULT)
+    return status if isinstance(status, int) else 0
+
+
+def _usage_message(error: typer.TyperException, arguments: Sequence[str]) -> str:
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    later = [option for option in LATER_OPTIONS if message == f"No such option: {option}" or f"{option} " in message]
+    if "No such option" in message and later:
+        return f"{later[0]} is not available yet"
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    if command in LATER_COMMANDS and "No such command" in message:
+        return f"command {command!r} is not available yet"
+    return f"{message} (see alignez-bake --help)"
+
+
+def _fail(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    sys.stderr.write(f"error: {line}\n")
+    return status

@@ -1,0 +1,211 @@
+"""`align`: the whole way, from a base model to a certified checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.commands.bake import BakeResult, bake, weight_bytes
+from alignez_bake.commands.fit import fitted_json
+from alignez_bake.exporters.checkpoint import check_dtype
+from alignez_bake.exporters.output_folder import check_output, check_space
+from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
+from alignez_bake.language_model.loading import load_language_model
+from alignez_bake.methods.registry import DEFAULT_METHOD
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.pipeline import (
+    Asked,
+    FitSettings,
+    Fitted,
+    check_fit,
+    check_foldable,
+    fit_edits,
+    read_asked,
+    write_own_pairs,
+)
+from alignez_bake.progress import NoProgress
+from alignez_bake.prompts.prompt_form import prompt_form
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.progress import Progress
+
+
+@dataclass(frozen=True)
+class AlignPlan:
+    """What a run would do; all that `dry_run` gives.
+
+    Attributes:
+        out: where the result would lie.
+        objectives: name and dial of each.
+        queries: number of distinct queries.
+        duplicates: repeated queries that are dropped.
+        method: its name and settings.
+        sites: what would be edited.
+    """
+
+    out: Path
+    objectives: dict[str, float]
+    queries: int
+    duplicates: int
+    method: dict[str, Any]
+    sites: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "out": str(self.out),
+            "objectives": self.objectives,
+            "queries": self.queries,
+            "duplicate_queries_dropped": self.duplicates,
+            "method": self.method,
+            "sites": list(self.sites),
+        }
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """What a run did.
+
+    Attributes:
+        plan: what was to be done.
+        note: says if answers were shorter than the paper's, or is empty.
+        fitted: the edits; None after a dry run.
+        baked: the result; None after a dry run.
+    """
+
+    plan: AlignPlan
+    note: str = ""
+    fitted: Fitted | None = None
+    baked: BakeResult | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        done = (
+            {}
+            if self.fitted is None or self.baked is None
+            else {
+                "note": self.note,
+                "fit": fitted_json(self.fitted),
+                **self.baked.to_json(),
+            }
+        )
+        return {"dry_run": self.baked is None, "plan": self.plan.to_json(), **done}
+
+    def raise_if_failed(self) -> None:
+        """Raise unless the certificate passed; a dry run has none.
+
+        Raises:
+            CheckFailedError: as `BakeResult.raise_if_failed`.
+        """
+        if self.baked is not None:
+            self.baked.raise_if_failed()
+
+
+def align(
+    model: Path,
+    out: Path,
+    *,
+    objective: str = "helpful",
+    objectives_file: Path | None = None,
+    queries: Path | None = None,
+    prompt_template: str | None = None,
+    method: str = DEFAULT_METHOD,
+    strength: float | None = None,
+    layers: str | None = None,
+    rank: int | None = None,
+    artefact: str = DEFAULT_EXPORTER,
+    dtype: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    batch_size: int = 64,
+    save_pairs: bool = False,
+    trust_remote_code: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> AlignResult:
+    """Let a base model write pairs, find edits, fold them into its weights, and certify the result on both levels.
+
+    The pairs grow in a hidden file beside `out`, so that the same call goes on where an interrupted one stopped;
+    it is removed when the result is complete.
+
+    Args:
+        model: the base's folder; it is only read.
+        out: folder to write; absent or empty.
+        objective: `name[=weight],...`.
+        objectives_file: objectives of the user's own.
+        queries: a file of queries; those that the project ships unless given.
+        prompt_template: how a query becomes a prompt; see `prompts.prompt_form`.
+        method: by name.
+        strength: the method's own.
+        layers: such as `4-20`; all unless given.
+        rank: of each edit.
+        artefact: name of the exporter.
+        dtype: of all float tensors of the result; the stored dtypes unless given.
+        device: where the model runs.
+        seed: of everything that is sampled.
+        batch_size: texts that run together.
+        save_pairs: keep the pairs as `OUT/alignez/pairs.jsonl`.
+        trust_remote_code: passed to transformers' loader.
+        dry_run: check everything that can be checked without running the model; write nothing.
+        progress: where to say how far it is.
+
+    Raises:
+        BadInputError: anything that is refused, before the long work starts where it can be known then.
+    """
+    asked = read_asked(objective, objectives_file, queries)
+    base = open_model_folder(model)
+    check_output(out, model)
+    exporter_named(artefact)
+    file_dtype = check_dtype(dtype)
+    settings = check_fit(base, method=method, strength=strength, layers=layers, rank=rank, seed=seed)
+    check_foldable(settings, base)
+    check_space(out, weight_bytes(base, file_dtype))
+    plan = _plan(out, asked, settings, base.architecture)
+    if dry_run:
+        return AlignResult(plan)
+    progress = progress or NoProgress()
+    lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
+    form = prompt_form(lm.tokenizer, prompt_template)
+    growing = out.with_name(f".{out.name}.pairs.jsonl")
+    growing.parent.mkdir(parents=True, exist_ok=True)
+    pairs, limits = write_own_pairs(lm, asked, form, growing, batch_size=batch_size, seed=seed, progress=progress)
+    fitted = fit_edits(
+        lm,
+        pairs.records,
+        asked.objectives,
+        form,
+        settings,
+        weights=asked.weights,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    del lm  # verification loads what it needs
+    baked = bake(
+        model,
+        fitted.plan,
+        out,
+        artefact=artefact,
+        dtype=dtype,
+        verify="forward",
+        device=device,
+        trust_remote_code=trust_remote_code,
+        seed=seed,
+        pairs=growing if save_pairs else None,
+        progress=progress,
+    )
+    growing.unlink()
+    return AlignResult(plan, limits.note, fitted, baked)
+
+
+def _plan(out: Path, asked: Asked, settings: FitSettings, architecture: Architecture) -> AlignPlan:
+    return AlignPlan(
+        out,
+        dict(asked.weights),
+        len(asked.queries),
+        asked.duplicates,
+        {"name": settings.method.name, **settings.as_json()},
+        tuple(str(site) for site in settings.method.sites(architecture, settings.layers)),
+    )

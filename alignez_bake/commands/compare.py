@@ -1,0 +1,100 @@
+"""`compare`: base and aligned model answer the same prompts, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.language_model.loading import load_language_model
+from alignez_bake.language_model.sampling import sample
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.prompts.prompt_form import prompt_form
+from alignez_bake.prompts.queries import shipped_queries
+from alignez_bake.report.record import recorded_base
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.progress import Progress
+
+_DEFAULT_PROMPTS = 4
+
+
+@dataclass(frozen=True)
+class ComparedAnswer:
+    """What both models answered to one prompt."""
+
+    prompt: str
+    base: str
+    aligned: str
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """All answers, in the order of the prompts."""
+
+    answers: tuple[ComparedAnswer, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The answers as JSON values."""
+        return {"answers": [asdict(answer) for answer in self.answers]}
+
+
+def compare(
+    aligned: Path,
+    model: Path | None = None,
+    *,
+    prompts: Sequence[str] = (),
+    prompt_template: str | None = None,
+    max_new_tokens: int = 100,
+    temperature: float = 0.0,
+    device: str = "cpu",
+    batch_size: int = 16,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> CompareResult:
+    """Let base and aligned model answer.
+
+    Args:
+        aligned: a result folder.
+        model: the base's folder; where the result was baked unless given.
+        prompts: queries; a few of the shipped ones unless given.
+        prompt_template: how a query becomes a prompt; the tokenizer's chat template or AlignEZ's form unless given.
+        max_new_tokens: most tokens of an answer.
+        temperature: 0 is greedy.
+        device: where both run, one after the other.
+        batch_size: prompts that run together.
+        seed: of the samples, the same for both models.
+        trust_remote_code: passed to transformers' loader.
+        progress: counts answers.
+
+    Raises:
+        BadInputError: a folder that does not load, or a prompt that is too long.
+    """
+    base_path = recorded_base(aligned) if model is None else model
+    queries = list(prompts) or [query["query"] for query in shipped_queries("helpful")[:_DEFAULT_PROMPTS]]
+
+    def answers(path: Path) -> list[str]:
+        lm: LanguageModel = load_language_model(
+            open_model_folder(path), device=device, trust_remote_code=trust_remote_code
+        )
+        form = prompt_form(lm.tokenizer, prompt_template)
+        contexts = [form.context_ids(query, None) for query in queries]
+        lm.check_fits(contexts, new_tokens=max_new_tokens)
+        sampled = sample(
+            lm,
+            contexts,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            seed=seed,
+            temperature=temperature or 1.0,
+            greedy=temperature == 0,
+            progress=progress,
+        )
+        return [form.answer_text(ids).strip() for ids in sampled]
+
+    before, after = answers(base_path), answers(aligned)
+    return CompareResult(tuple(map(ComparedAnswer, queries, before, after)))

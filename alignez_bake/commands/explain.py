@@ -1,0 +1,120 @@
+"""`explain`: what would be folded, inserted or refused, and why; without edits, what a base allows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.commands.bake import check_base
+from alignez_bake.edit_file import read_edits
+from alignez_bake.errors import BadInputError
+from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
+from alignez_bake.lowering.decide import Lowering, lower
+from alignez_bake.lowering.slot import find_slot
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.report.record import decisions_json
+from alignez_bake.site import LEGAL_READS, SITE_DESCRIPTIONS, SITE_KINDS, Reads, Site, SiteKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.model_folder import ModelFolder
+
+
+@dataclass(frozen=True)
+class SiteExplanation:
+    """What a kind of site is in one base.
+
+    Attributes:
+        kind: the kind.
+        description: what it means.
+        available: whether this base has it.
+        reads: what an edit there can read; those that fold, and `block` at writers, which never does.
+        module: path of its map in layer 0, or why there is none.
+        shape: [d_out, d_in] of the map in layer 0.
+        has_bias: whether the map has a bias, without which no constant can be folded.
+        post_norm: the norm after the map, if any: the edit comes before it.
+    """
+
+    kind: SiteKind
+    description: str
+    available: bool
+    reads: tuple[Reads, ...]
+    module: str
+    shape: tuple[int, int] | None = None
+    has_bias: bool | None = None
+    post_norm: str | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a base allows, and with edits the way of each.
+
+    Attributes:
+        model_type: of the base.
+        layers: number of decoder layers.
+        sites: every kind of site.
+        lowering: decisions for the edits, if any were given.
+    """
+
+    model_type: str
+    layers: int
+    sites: tuple[SiteExplanation, ...]
+    lowering: Lowering | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The explanation as JSON values."""
+        return {
+            "model_type": self.model_type,
+            "layers": self.layers,
+            "sites": [asdict(site) for site in self.sites],
+            "decisions": None if self.lowering is None else decisions_json(self.lowering),
+        }
+
+
+def explain(
+    model: Path, edits: Path | None = None, *, artefact: str = DEFAULT_EXPORTER, allow_other_base: bool = False
+) -> Explanation:
+    """Say what a base allows, and what would become of edits. Reads headers alone and runs nothing.
+
+    Args:
+        model: the base's folder.
+        edits: `edits.safetensors` to decide about; none: the sites alone.
+        artefact: name of the exporter that the decisions are for.
+        allow_other_base: explain edits that were made for another base.
+
+    Raises:
+        BadInputError: a folder or file that cannot be read, or edits made for another base.
+    """
+    base = open_model_folder(model)
+    lowering = None
+    if edits is not None:
+        plan = read_edits(edits)
+        check_base(plan, base, allow_other_base=allow_other_base)
+        lowering = lower(plan, base, exporter_named(artefact))
+    return Explanation(
+        base.architecture.model_type,
+        base.num_layers,
+        tuple(_explain_site(base, kind) for kind in SITE_KINDS),
+        lowering,
+    )
+
+
+def _explain_site(base: ModelFolder, kind: SiteKind) -> SiteExplanation:
+    description = SITE_DESCRIPTIONS[kind]
+    try:
+        linear = base.architecture.linear_site(kind)
+    except BadInputError as error:
+        return SiteExplanation(kind, description, False, (), str(error).split("; its sites are", maxsplit=1)[0])
+    site = Site(kind, 0)
+    slot = find_slot(base, site)
+    return SiteExplanation(
+        kind,
+        description,
+        True,
+        LEGAL_READS[kind],
+        base.architecture.module_path(site),
+        (slot.d_out, slot.d_in),
+        slot.bias is not None,
+        linear.post_norm,
+    )

@@ -1,0 +1,140 @@
+"""`fit`: steps 2 and 3 up to the edits. Activations are recorded on pairs, and edits fitted to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.edit_file import write_edits
+from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.loading import load_language_model
+from alignez_bake.methods.registry import DEFAULT_METHOD
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.pipeline import Fitted, check_fit, fit_edits, known_objectives
+from alignez_bake.preference_pairs.pair_file import read_pairs
+from alignez_bake.preference_pairs.records import PairOrigin
+from alignez_bake.progress import NoProgress
+from alignez_bake.prompts.objective import Objective, parse_objectives
+from alignez_bake.prompts.prompt_form import PromptForm, prompt_form
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.preference_pairs.records import PairSet
+    from alignez_bake.progress import Progress
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The edits that were written, and what led to them."""
+
+    path: Path
+    fitted: Fitted
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {"out": str(self.path), **fitted_json(self.fitted)}
+
+
+def fitted_json(fitted: Fitted) -> dict[str, Any]:
+    """Pairs and fit as JSON values."""
+    return {
+        "edits": len(fitted.plan.edits),
+        "weights": dict(fitted.plan.weights),
+        "pairs": {name: report.as_json() for name, report in fitted.filters.items()},
+        "sites": {name: [site.as_json() for site in sites] for name, sites in fitted.sites.items()},
+        "provenance": dict(fitted.plan.provenance),
+    }
+
+
+def fit(
+    model: Path,
+    pairs: Path,
+    out: Path,
+    *,
+    method: str = DEFAULT_METHOD,
+    strength: float | None = None,
+    layers: str | None = None,
+    rank: int | None = None,
+    objective: str | None = None,
+    objectives_file: Path | None = None,
+    prompt_template: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    batch_size: int = 64,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Fit edits to pairs and write them.
+
+    Args:
+        model: the base's folder.
+        pairs: a file of pairs, of `pairs` or of the user's own.
+        out: the edit file to write; an existing one is replaced only if it is an edit file.
+        method: by name.
+        strength: the method's own.
+        layers: such as `4-20`; all unless given.
+        rank: of each edit.
+        objective: `name[=weight],...` to fit; all that the pairs have unless given. Pairs of the user's own that
+            name none count as the first of these, or as `helpful`.
+        objectives_file: objectives of the user's own.
+        prompt_template: as for `pairs`; what the file of pairs says unless given.
+        device: where the model runs.
+        seed: for methods that draw random numbers.
+        batch_size: texts that run together.
+        trust_remote_code: passed to transformers' loader.
+        progress: counts sequences.
+
+    Raises:
+        BadInputError: anything that is refused; nothing was written.
+    """
+    folder = open_model_folder(model)
+    settings = check_fit(folder, method=method, strength=strength, layers=layers, rank=rank, seed=seed)
+    if out.is_dir():
+        raise BadInputError(f"--out {out} is a folder: name a file for the edits, such as {out / 'edits.safetensors'}")
+    known = known_objectives(objectives_file)
+    asked = None if objective is None else parse_objectives(objective, _with_recorded(known, pairs))
+    first = "helpful" if asked is None else next(iter(asked))
+    records = read_pairs(pairs, default_objective=first)
+    lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
+    read_pairs(pairs, default_objective=first, origin=PairOrigin(folder.fingerprint, lm.tokenizer_sha256))
+    known = {**_recorded_objectives(records), **known}
+    names = tuple(asked) if asked is not None else tuple(dict.fromkeys(entry.objective for entry in records.records))
+    if missing := [name for name in names if name not in known]:
+        raise BadInputError(f"objective {missing[0]!r} of {pairs} is unknown: describe it with --objectives-file")
+    form = _prompt_form(lm, records, prompt_template, pairs)
+    fitted = fit_edits(
+        lm,
+        records.records,
+        [known[name] for name in names],
+        form,
+        settings,
+        weights=asked or dict.fromkeys(names, 1.0),
+        batch_size=batch_size,
+        progress=progress or NoProgress(),
+    )
+    write_edits(fitted.plan, out)
+    return FitResult(out, fitted)
+
+
+def _recorded_objectives(records: PairSet) -> dict[str, Objective]:
+    """The objectives that the header of a file of pairs describes."""
+    entries = [] if records.header is None else records.header.settings.get("objectives", [])
+    return {entry["name"]: Objective(**entry) for entry in entries}
+
+
+def _with_recorded(known: dict[str, Objective], pairs: Path) -> dict[str, Objective]:
+    return {**_recorded_objectives(read_pairs(pairs, default_objective="helpful")), **known}
+
+
+def _prompt_form(lm: LanguageModel, records: PairSet, template: str | None, path: Path) -> PromptForm:
+    """The form that the pairs were made with, unless the user says another."""
+    recorded = {} if records.header is None else records.header.settings.get("prompt_form", {})
+    form = prompt_form(lm.tokenizer, template if template is not None else recorded.get("template"))
+    if recorded and form.settings != recorded:
+        raise BadInputError(
+            f"{path} was made with another prompt form ({recorded}) than this fit's ({form.settings}): use the same "
+            "--prompt-template for both"
+        )
+    return form

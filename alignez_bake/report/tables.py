@@ -1,0 +1,121 @@
+"""Results as tables for people. Machines get `to_json` of the same objects."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from alignez_bake.certificate.verdict import LevelCertificate
+    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.methods.protocol import SiteReport
+    from alignez_bake.preference_pairs.filters import FilterReport
+
+_VERDICT_STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A plain table; every cell is shown as text, never as markup."""
+    result = Table(title=Text(title), title_justify="left", title_style="bold")
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    for row in rows:
+        result.add_row(*(Text(_cell(value)) for value in row))
+    return result
+
+
+def certificate_table(levels: Sequence[LevelCertificate]) -> Table:
+    """The certificate's main figures, one row each."""
+    rows: list[tuple[str, str, str]] = []
+    for level in levels:
+        rows.append((level.level, "verdict", level.verdict))
+        figures = level.to_json()
+        rows.extend((level.level, name, value) for name, value in _main_figures(figures))
+        rows.extend((level.level, "reason", reason) for reason in level.reasons)
+    result = table("Certificate", ("level", "figure", "value"), ())
+    for row_level, name, value in rows:
+        style = _VERDICT_STYLES.get(value, "") if name == "verdict" else ""
+        result.add_row(Text(row_level), Text(name), Text(value, style=style))
+    return result
+
+
+def _main_figures(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    if figures["level"] == "tensors":
+        share = figures["lowest_delivered_share"]
+        return [
+            ("edited tensors = formula", _cell(figures["edited_tensors"])),
+            ("other tensors = base", _cell(figures["untouched_tensors"])),
+            ("lowest delivered share", "none changed" if share is None else f"{share:.4f}"),
+        ]
+    rows: list[tuple[str, str]] = []
+    rows += [
+        (
+            f"{name}, batch {entry['batch_size']}",
+            (
+                f"error {entry[name + '_error']:.1e} (bound {entry[name + '_bound']:.1e}), "
+                f"edit moves {entry[name + '_moved']:.1e}"
+            ),
+        )
+        for entry in figures["comparisons"]
+        for name in ("residual", "logits")
+    ]
+    if figures["worst_site"] is not None:
+        site = figures["worst_site"]
+        rows.append(("worst site", f"{site['module']}: {site['error']:.1e} (bound {site['tolerance']:.1e})"))
+    shares = ", ".join(f"{size}: {share:.0%}" for size, share in figures["greedy"]["equal_share"].items())
+    rows.append((f"{figures['greedy']['tokens']} greedy tokens equal", shares))
+    return rows
+
+
+def decision_table(lowering: Lowering) -> Table:
+    """Each route with the sites that take it and the reason; equal ones share a row."""
+    grouped: dict[tuple[str, str, str, str], list[str]] = {}
+    for decision in lowering.decisions:
+        key = (decision.route, decision.reason, decision.exactness, decision.cost)
+        grouped.setdefault(key, []).append(decision.edit.name)
+    rows = [
+        (route, ", ".join(names), reason, exactness, cost)
+        for (route, reason, exactness, cost), names in grouped.items()
+    ]
+    return table("Decisions", ("route", "edits", "reason", "exactness", "cost"), rows)
+
+
+def print_tables(*tables: Table | str) -> None:
+    """Print to standard output."""
+    console = Console()
+    for entry in tables:
+        console.print(entry, markup=False) if isinstance(entry, str) else console.print(entry)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_cell, value))
+    return str(value)
+
+
+def filter_table(filters: Mapping[str, FilterReport]) -> Table:
+    """What became of the pairs of each objective."""
+    columns = ("objective", "pairs kept", "dropped: empty answer", "dropped: equal answers", "answers without partner")
+    return table("Pairs", columns, ((name, *report.as_json().values()) for name, report in filters.items()))
+
+
+def site_table(sites: Mapping[str, Sequence[SiteReport]]) -> Table:
+    """What the fit found at each site; figures are the method's own."""
+    rows = [(objective, report.as_json()) for objective, reports in sites.items() for report in reports]
+    names = list(dict.fromkeys(name for _, figures in rows for name in figures))
+    return table(
+        "Fit",
+        ("objective", *names),
+        ((objective, *(figures.get(name) for name in names)) for objective, figures in rows),
+    )
