@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.capture.run import Capture
-from alignez_bake.capture.sequences import TokenisedPair
+from alignez_bake.capture.tokenise import tokenise_pairs
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.slot import find_slot
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.methods.protocol import Method
     from alignez_bake.model_folder import ModelFolder
-    from alignez_bake.preference_pairs.filters import Pair
     from alignez_bake.preference_pairs.records import PairRecord, PairSet
     from alignez_bake.progress import Progress
     from alignez_bake.prompts.objective import Objective
@@ -225,32 +224,6 @@ def fit_edits(
         },
     )
     return Fitted(plan, filters, sites)
-
-
-def tokenise_pairs(pairs: Sequence[Pair], objective: Objective, form: PromptForm) -> list[TokenisedPair]:
-    """Pairs as ids: the prompt without persona and under the two empty-characteristic sentences, and both answers.
-
-    The sentence without a characteristic is the same for every pair, so what differs between the contexts is the
-    persona alone. Answers carry no EOS: nothing is generated after it, and "the last token of prompt + answer" of
-    AlignEZ is the answer's own.
-    """
-    sentences = (None, persona_sentence(objective, "good"), persona_sentence(objective, "bad"))
-    tokenised = []
-    for pair in pairs:
-        contexts = form.contexts(pair.query["query"], sentences)
-        plain, good, bad = (tuple(ids) for ids in contexts.ids)
-        tokenised.append(
-            TokenisedPair(
-                prompts={"plain": plain, "good": good, "bad": bad},
-                shared=contexts.shared,
-                answers={
-                    "good": tuple(form.answer_ids(pair.good.text)),
-                    "bad": tuple(form.answer_ids(pair.bad.text)),
-                },
-                name=pair.query["query"],
-            )
-        )
-    return tokenised
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -12,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from alignez_bake.certificate.verdict import LevelCertificate
+    from alignez_bake.edit import Edit
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.methods.protocol import SiteReport
     from alignez_bake.preference_pairs.filters import FilterReport
 
+_WIDTH_OF_FILES: Final = 140
 _VERDICT_STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
 
 
@@ -74,20 +78,35 @@ def _main_figures(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 def decision_table(lowering: Lowering) -> Table:
     """Each route with the sites that take it and the reason; equal ones share a row."""
-    grouped: dict[tuple[str, str, str, str], list[str]] = {}
+    grouped: dict[tuple[str, str, str, str], list[Edit]] = {}
     for decision in lowering.decisions:
         key = (decision.route, decision.reason, decision.exactness, decision.cost)
-        grouped.setdefault(key, []).append(decision.edit.name)
+        grouped.setdefault(key, []).append(decision.edit)
     rows = [
-        (route, ", ".join(names), reason, exactness, cost)
-        for (route, reason, exactness, cost), names in grouped.items()
+        (route, _sites_listed(edits), reason, exactness, cost)
+        for (route, reason, exactness, cost), edits in grouped.items()
     ]
     return table("Decisions", ("route", "edits", "reason", "exactness", "cost"), rows)
 
 
+def _sites_listed(edits: Sequence[Edit]) -> str:
+    """`attn_write 0-5, 7 (helpful)`: the layers of each kind and objective, runs of them as ranges."""
+    layers: dict[tuple[str, str | None], list[int | None]] = {}
+    for edit in edits:
+        layers.setdefault((edit.site.kind, edit.objective), []).append(edit.site.layer)
+    parts = []
+    for (kind, objective), found in layers.items():
+        numbers = sorted({layer for layer in found if layer is not None})
+        # Consecutive layers have the same difference to their place in the list.
+        runs = [list(run) for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])]
+        ranges = [f"{run[0][1]}-{run[-1][1]}" if len(run) > 1 else str(run[0][1]) for run in runs]
+        parts.append(" ".join(filter(None, (kind, ", ".join(ranges), f"({objective})" if objective else ""))))
+    return "; ".join(parts)
+
+
 def print_tables(*tables: Table | str) -> None:
-    """Print to standard output."""
-    console = Console()
+    """Print to standard output; where that is no terminal, wide enough for the tables."""
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_FILES)
     for entry in tables:
         console.print(entry, markup=False) if isinstance(entry, str) else console.print(entry)
 
@@ -100,7 +119,7 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_cell, value))
+        return ", ".join(f"{entry:.3g}" if isinstance(entry, float) else _cell(entry) for entry in value)
     return str(value)
 
 
