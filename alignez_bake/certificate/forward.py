@@ -78,6 +78,8 @@ class ForwardCertificate:
         comparisons: one for each batch size.
         greedy_equal: for each batch size the share of prompts whose greedy tokens are all equal.
         greedy_tokens: number of tokens compared after each prompt.
+        last_only_difference: how far AlignEZ's own rule, which edits the last row of each forward call alone, moves
+            the logits after each prompt away from the edit at all positions; reported, nothing to be met.
         worst_site: path, error and tolerance of the edited map that differs most; None if no linear map is edited.
     """
 
@@ -88,6 +90,7 @@ class ForwardCertificate:
     comparisons: tuple[Comparison, ...]
     greedy_equal: dict[int, float]
     greedy_tokens: int
+    last_only_difference: float
     worst_site: tuple[str, float, float] | None
     level: Level = field(default="forward", init=False)
 
@@ -104,6 +107,7 @@ class ForwardCertificate:
                 "tokens": self.greedy_tokens,
                 "equal_share": {f"batch {size}": share for size, share in self.greedy_equal.items()},
             },
+            "last_only_difference": self.last_only_difference,
             "worst_site": None
             if self.worst_site is None
             else dict(zip(("module", "error", "tolerance"), self.worst_site, strict=True)),
@@ -118,6 +122,7 @@ class _Reference(NamedTuple):
     unedited: dict[int, Outputs]
     greedy: dict[int, list[list[int]]]
     sites: dict[str, Any]
+    last_only_difference: float
 
 
 class _Found(NamedTuple):
@@ -162,12 +167,16 @@ def certify_forward(
     alone = prompts.ids[:: max(1, len(prompts.ids) // GREEDY_PROMPTS_ALONE)]
     paths = [base.architecture.module_path(site) for site in plan.sites if site.kind in base.architecture.sites]
 
-    runs = len(BATCH_SIZES) * (5 if sixteen_bit else 3)
+    runs = len(BATCH_SIZES) * (5 if sixteen_bit else 3) + 2
     total = runs * len(prompts.ids) + 2 * (len(prompts.ids) + len(alone))
     with (progress or NoProgress()).task("running baked and hooked model", total) as advance:
 
         def outputs(model: PreTrainedModel) -> dict[int, Outputs]:
             return {size: record_outputs(model, base.architecture, prompts.ids, size, advance) for size in BATCH_SIZES}
+
+        def last_logits(model: PreTrainedModel) -> torch.Tensor:
+            size = BATCH_SIZES[-1]
+            return record_outputs(model, base.architecture, prompts.ids, size, advance, logit_positions=1).logits
 
         def greedy(model: PreTrainedModel) -> dict[int, list[list[int]]]:
             small, large = BATCH_SIZES
@@ -183,6 +192,9 @@ def certify_forward(
         with edited_by_hooks(reference_model, base.architecture, plan):
             sites = record_sites(reference_model, paths, alone[:SITE_PROMPTS])
             hooked, hooked_greedy = outputs(reference_model), greedy(reference_model)
+            after_prompts = last_logits(reference_model)
+        with edited_by_hooks(reference_model, base.architecture, plan, positions="last"):
+            last_only_difference = relative_error(last_logits(reference_model), after_prompts)
         if sixteen_bit:
             in_fp32 = load_model(base, dtype=torch.float32, device=device, trust_remote_code=trust_remote_code)
             reference_model = in_fp32.model
@@ -191,7 +203,7 @@ def certify_forward(
         else:
             exact = hooked
         unedited = outputs(reference_model)
-    reference = _Reference(hooked, exact, unedited, hooked_greedy, sites)
+    reference = _Reference(hooked, exact, unedited, hooked_greedy, sites, last_only_difference)
     lengths = [len(ids) for ids in prompts.ids]
     return _judge(
         _Found(found, found_greedy, _worst_site(baked, reference.sites), unused == unused_by_base),
@@ -275,6 +287,7 @@ def _judge(
         tuple(comparisons),
         greedy_equal,
         new_tokens,
+        reference.last_only_difference,
         worst_site,
     )
 

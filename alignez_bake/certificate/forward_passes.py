@@ -54,8 +54,10 @@ def record_outputs(
     prompts: Sequence[Sequence[int]],
     batch_size: int,
     advance: Advance,
+    *,
+    logit_positions: int = LOGIT_POSITIONS,
 ) -> Outputs:
-    """Residual stream and logits of every prompt, in left-padded batches."""
+    """Residual stream and the logits at the last positions of every prompt, in left-padded batches."""
     residuals: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     entering: list[torch.Tensor] = []
@@ -71,11 +73,11 @@ def record_outputs(
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
                 use_cache=False,
-                logits_to_keep=LOGIT_POSITIONS,
+                logits_to_keep=logit_positions,
             )
             real = batch.attention_mask.bool()
             residuals.append(entering[0][real].cpu())
-            logits.append(result.logits[real[:, -LOGIT_POSITIONS:]].cpu())
+            logits.append(result.logits[real[:, -logit_positions:]].cpu())
             advance(real.shape[0])
     finally:
         handle.remove()

@@ -27,7 +27,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """A plain table; every cell is shown as text, never as markup."""
     result = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in columns:
-        result.add_column(column, overflow="fold")
+        result.add_column(Text(column), overflow="fold")
     for row in rows:
         result.add_row(*(Text(_cell(value)) for value in row))
     return result
@@ -73,6 +73,9 @@ def _main_figures(figures: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(("worst site", f"{site['module']}: {site['error']:.1e} (bound {site['tolerance']:.1e})"))
     shares = ", ".join(f"{size}: {share:.0%}" for size, share in figures["greedy"]["equal_share"].items())
     rows.append((f"{figures['greedy']['tokens']} greedy tokens equal", shares))
+    rows.append(
+        ("last position only instead", f"logits after the prompts differ by {figures['last_only_difference']:.1e}")
+    )
     return rows
 
 
