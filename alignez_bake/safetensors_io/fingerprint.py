@@ -18,20 +18,17 @@ EDGE_BYTES: Final = 64 * 1024
 _LEFT_OUT: Final = frozenset({"transformers_version", "dtype", "_name_or_path"})
 
 
-def _canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
-
-
 def config_sha256(config: Mapping[str, Any]) -> str:
     """SHA-256 of a model's configuration, as 64 lower-case hexadecimal digits.
 
     Hashed is, with `config` the object of config.json,
 
-        json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+        json.dumps(config, sort_keys=True).encode("ascii")
 
-    after `transformers_version`, `dtype` and `_name_or_path` were removed at the top level: these three and no
-    others. So `torch_dtype`, the older name of `dtype`, counts, and so do the three names inside of a nested
-    configuration. Numbers are written as Python writes them (1e-05, 10000.0, Infinity).
+    as Python writes it with its defaults (`, ` and `: ` as separators, non-ASCII escaped, numbers as 1e-05, 10000.0,
+    Infinity), after `transformers_version`, `dtype` and `_name_or_path` were removed at the top level: these three
+    and no others. So `torch_dtype`, the older name of `dtype`, counts, and so do the three names inside of a nested
+    configuration.
 
     Args:
         config: the parsed config.json; not changed.
@@ -39,7 +36,9 @@ def config_sha256(config: Mapping[str, Any]) -> str:
     Raises:
         TypeError: a value that JSON does not know.
     """
-    return hashlib.sha256(_canonical({k: v for k, v in config.items() if k not in _LEFT_OUT})).hexdigest()
+    return hashlib.sha256(
+        json.dumps({k: v for k, v in config.items() if k not in _LEFT_OUT}, sort_keys=True).encode("ascii")
+    ).hexdigest()
 
 
 def tensors_sha256(folder: TensorFolder) -> str:
@@ -63,7 +62,8 @@ def tensors_sha256(folder: TensorFolder) -> str:
     digest = hashlib.sha256()
     for name in folder.names():
         entry = folder.entry(name)
-        digest.update(_canonical([name, entry.dtype, list(entry.shape)]) + b"\n")
+        described = json.dumps([name, entry.dtype, list(entry.shape)], separators=(",", ":"))
+        digest.update(described.encode("ascii") + b"\n")
         edge = min(EDGE_BYTES, entry.nbytes)
         digest.update(folder.read_bytes_range(name, 0, edge))
         digest.update(folder.read_bytes_range(name, entry.nbytes - edge, entry.nbytes))

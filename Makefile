@@ -1,0 +1,35 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes its own environment in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := out/demo
+
+.PHONY: demo test lint sweep clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[test,benchmarks]"
+	touch $@
+
+# The main job on the model that comes with the project, then base, aligned and tuned side by side.
+demo: $(VENV)/installed
+	rm -rf $(DEMO)
+	$(BIN)/alignez-bake --model examples/demo/base --out $(DEMO)/aligned --queries examples/demo/queries.jsonl
+	$(BIN)/python -m examples.before_and_after --aligned $(DEMO)/aligned
+
+test: lint
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Long sweeps that `make test` leaves out.
+sweep: $(VENV)/installed
+	$(BIN)/python -m pytest -m sweep
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info
