@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from alignez_bake.errors import BadInputError
@@ -23,8 +23,11 @@ def check_output(out: Path, base: Path) -> None:
     """Refuse a place where a result must not be written. Called before any long work.
 
     Raises:
-        BadInputError: `out` is not empty, is a file, is the base, lies inside it or around it.
+        BadInputError: `out` is not empty, is a file, is the base, lies inside it or around it, or a folder beside it
+            that a run replaces (`OUT.failed`) is the base or not ours.
     """
+    if out.name in ("", ".."):
+        raise BadInputError(f"--out {out} does not name a folder: give it a name, such as {out / 'aligned'}")
     real_out, real_base = out.resolve(), base.resolve()
     if real_out == real_base:
         raise BadInputError(f"--out {out} is the base model itself: choose another folder")
@@ -36,6 +39,19 @@ def check_output(out: Path, base: Path) -> None:
         raise BadInputError(f"--out {out} exists and is no folder: choose another name")
     if out.is_dir() and any(out.iterdir()):
         raise BadInputError(f"--out {out} exists and is not empty: choose another folder, or remove it first")
+    for beside in (_staging_path(out), failed_path(out)):
+        if real_base.is_relative_to(beside.resolve()):
+            raise BadInputError(f"--out {out} would clear {beside}, which holds the base model: choose another name")
+    failed = failed_path(out)
+    if os.path.lexists(failed) and (failed.is_symlink() or not (failed / OURS).is_dir()):
+        raise BadInputError(
+            f"{failed} is in the way: a result whose certificate fails goes there, and what lies there is none; "
+            "move it, or choose another --out"
+        )
+
+
+def _staging_path(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
 
 
 def failed_path(out: Path) -> Path:
@@ -62,6 +78,26 @@ def check_space(out: Path, needed: int) -> None:
 
 
 @contextmanager
+def parents_made(out: Path) -> Iterator[None]:
+    """The folders above `out`; those that were made for it and are empty at the end go again.
+
+    Raises:
+        BadInputError: one cannot be made.
+    """
+    missing = [folder for folder in out.parents if not folder.exists()]  # the deepest first
+    try:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInputError(f"--out {out} cannot be written: {error.strerror}") from error
+        yield
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # not empty: something was written after all
+                folder.rmdir()
+
+
+@contextmanager
 def staged_output(out: Path) -> Iterator[Path]:
     """A temporary sibling of `out` to write into; `publish` moves it into place, an error removes it.
 
@@ -71,9 +107,13 @@ def staged_output(out: Path) -> Iterator[Path]:
     Raises:
         BadInputError: another run is writing to `out`, the place cannot be written, or the disk is full.
     """
-    staging = out.with_name(f".{out.name}.partial")
+    with parents_made(out), _locked_folder(_staging_path(out), out) as staging:
+        yield staging
+
+
+@contextmanager
+def _locked_folder(staging: Path, out: Path) -> Iterator[Path]:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir(exist_ok=True)
         descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
