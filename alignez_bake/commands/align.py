@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from alignez_bake.commands.bake import BakeResult, bake, weight_bytes
 from alignez_bake.commands.fit import fitted_json
+from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.checkpoint import check_dtype
-from alignez_bake.exporters.output_folder import check_output, check_space
+from alignez_bake.exporters.output_folder import check_output, check_space, parents_made
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.methods.registry import DEFAULT_METHOD
@@ -25,6 +26,7 @@ from alignez_bake.pipeline import (
 )
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.prompt_form import prompt_form
+from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,36 +169,44 @@ def align(
     if dry_run:
         return AlignResult(plan)
     progress = progress or NoProgress()
+    # Before the long work; a model in memory holds the tensors alone that it uses.
+    check_finite_tensors(base.tensors, progress=progress)
     lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer, prompt_template)
     growing = out.with_name(f".{out.name}.pairs.jsonl")
-    growing.parent.mkdir(parents=True, exist_ok=True)
-    pairs, limits = write_own_pairs(lm, asked, form, growing, batch_size=batch_size, seed=seed, progress=progress)
-    fitted = fit_edits(
-        lm,
-        pairs.records,
-        asked.objectives,
-        form,
-        settings,
-        weights=asked.weights,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    del lm  # verification loads what it needs
-    baked = bake(
-        model,
-        fitted.plan,
-        out,
-        artefact=artefact,
-        dtype=dtype,
-        verify="forward",
-        device=device,
-        trust_remote_code=trust_remote_code,
-        seed=seed,
-        pairs=growing if save_pairs else None,
-        progress=progress,
-    )
-    growing.unlink()
+    with parents_made(out):
+        # Not within the `try`: a file that is refused here belongs to another run.
+        pairs, limits = write_own_pairs(lm, asked, form, growing, batch_size=batch_size, seed=seed, progress=progress)
+        try:
+            fitted = fit_edits(
+                lm,
+                pairs.records,
+                asked.objectives,
+                form,
+                settings,
+                weights=asked.weights,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            del lm  # verification loads what it needs
+            baked = bake(
+                model,
+                fitted.plan,
+                out,
+                artefact=artefact,
+                dtype=dtype,
+                verify="forward",
+                device=device,
+                trust_remote_code=trust_remote_code,
+                seed=seed,
+                pairs=growing if save_pairs else None,
+                progress=progress,
+            )
+        except BadInputError:
+            # Nothing to go on with: the same input would be refused again. An interruption leaves the file.
+            growing.unlink(missing_ok=True)
+            raise
+        growing.unlink()
     return AlignResult(plan, limits.note, fitted, baked)
 
 
