@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.edit_file import write_edits
+from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
+from alignez_bake.exporters.output_folder import parents_made
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
@@ -93,6 +94,8 @@ def fit(
     settings = check_fit(folder, method=method, strength=strength, layers=layers, rank=rank, seed=seed)
     if out.is_dir():
         raise BadInputError(f"--out {out} is a folder: name a file for the edits, such as {out / 'edits.safetensors'}")
+    if out.exists():
+        _check_replaceable(out)
     known = known_objectives(objectives_file)
     asked = None if objective is None else parse_objectives(objective, _with_recorded(known, pairs))
     first = "helpful" if asked is None else next(iter(asked))
@@ -114,8 +117,21 @@ def fit(
         batch_size=batch_size,
         progress=progress or NoProgress(),
     )
-    write_edits(fitted.plan, out)
+    with parents_made(out):
+        write_edits(fitted.plan, out)
     return FitResult(out, fitted)
+
+
+def _check_replaceable(out: Path) -> None:
+    """Edits replace edits, and nothing else: not a model's weights, whose file looks alike.
+
+    Raises:
+        BadInputError: the file is none of edits.
+    """
+    try:
+        read_edits(out)
+    except BadInputError as error:
+        raise BadInputError(f"--out {out} exists and is no edit file, so it is not replaced: {error}") from None
 
 
 def _recorded_objectives(records: PairSet) -> dict[str, Objective]:
