@@ -27,7 +27,7 @@ class Outputs(NamedTuple):
     """At real tokens only, padding left out, on the CPU.
 
     Attributes:
-        residual: what enters the final norm, at every token, [tokens, d].
+        residual: what the last layer leaves, before the final norm, at every token, [tokens, d].
         logits: at the last 16 tokens of each prompt, [prompts · 16, vocabulary].
     """
 
@@ -60,12 +60,14 @@ def record_outputs(
     """Residual stream and the logits at the last positions of every prompt, in left-padded batches."""
     residuals: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
-    entering: list[torch.Tensor] = []
+    leaving: list[torch.Tensor] = []
 
-    def keep(_module: object, args: tuple[torch.Tensor, ...]) -> None:
-        entering[:] = [args[0]]
+    def keep(_module: object, _args: object, output: Any) -> None:  # noqa: ANN401 - tensor or tuple
+        leaving[:] = [output[0] if isinstance(output, tuple) else output]
 
-    handle = model.get_submodule(architecture.final_norm).register_forward_pre_hook(keep)
+    # Not the final norm's input: opt-350m has no final norm.
+    last_layer = len(model.get_submodule(architecture.layers)) - 1
+    handle = model.get_submodule(architecture.layer_path(last_layer)).register_forward_hook(keep)
     try:
         for batch in batches(prompts, batch_size, model.device):
             result = model(
@@ -76,7 +78,7 @@ def record_outputs(
                 logits_to_keep=logit_positions,
             )
             real = batch.attention_mask.bool()
-            residuals.append(entering[0][real].cpu())
+            residuals.append(leaving[0][real].cpu())
             logits.append(result.logits[real[:, -logit_positions:]].cpu())
             advance(real.shape[0])
     finally:

@@ -136,13 +136,13 @@ class Delivery:
         name: the tensor.
         share: <W'_stored - W, ΔW> / ‖ΔW‖², 1 if rounding lost nothing; None if the formula changes nothing.
         residual: ‖W'_stored - W'‖ / ‖ΔW‖, rounding noise over edit; None likewise.
-        relative_change: ‖ΔW‖ / ‖W‖.
+        relative_change: ‖ΔW‖ / ‖W‖; None where W is zero, such as a bias that never learnt.
     """
 
     name: str
     share: float | None
     residual: float | None
-    relative_change: float
+    relative_change: float | None
 
 
 def delivery(tensor: FoldedTensor, stored: NDArray[Any]) -> Delivery:
@@ -150,7 +150,7 @@ def delivery(tensor: FoldedTensor, stored: NDArray[Any]) -> Delivery:
     asked = tensor.exact - tensor.base
     norm = float(np.linalg.norm(asked))
     base_norm = float(np.linalg.norm(tensor.base))
-    relative = norm / base_norm if base_norm > 0 else float("inf") if norm > 0 else 0.0
+    relative = norm / base_norm if base_norm > 0 else None
     if norm == 0.0:
         return Delivery(tensor.name, None, None, relative)
     values = stored.astype(np.float64)
