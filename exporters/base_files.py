@@ -32,7 +32,7 @@ _WEIGHT_SUFFIXES: Final = (
     ".onnx_data",
 )
 _FOLDERS_LEFT: Final = {".git": "version control", ".cache": "a download cache", OURS: "the record of an earlier bake"}
-_DTYPE_KEYS: Final = ("dtype", "torch_dtype")
+DTYPE_KEYS: Final = ("dtype", "torch_dtype")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def write_config_dtype(config: dict[str, Any], target: Path, dtype: str) -> None
         dtype: transformers' name of the dtype.
     """
     changed = dict(config)
-    present = [key for key in _DTYPE_KEYS if key in changed] or [_DTYPE_KEYS[0]]
+    present = [key for key in DTYPE_KEYS if key in changed] or [DTYPE_KEYS[0]]
     for key in present:
         changed[key] = dtype
     target.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

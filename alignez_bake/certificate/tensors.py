@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict
+from alignez_bake.exporters.base_files import DTYPE_KEYS
+from alignez_bake.exporters.checkpoint import FILE_DTYPES as DTYPE_NAMES
 from alignez_bake.lowering.fold import Delivery, EditedTensors, delivery
 from alignez_bake.progress import NoProgress
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
@@ -116,6 +118,7 @@ def certify_tensors(
     if differing:
         reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {_listed(differing)}")
     reasons.extend(_config_reasons(base, result))
+    reasons.extend(_dtype_reasons(base, result, common))
     shares = [entry.share for entry in deliveries if entry.share is not None]
     lost = [entry.name for entry in deliveries if entry.share is not None and entry.share < MIN_DELIVERED_SHARE]
     if lost:
@@ -172,10 +175,27 @@ def _same_values(base: TensorFolder, result: TensorFolder, name: str) -> bool:
 
 
 def _config_reasons(base: ModelFolder, result: ModelFolder) -> list[str]:
-    ignored = {"dtype", "torch_dtype"}
-    keys = (set(base.config) | set(result.config)) - ignored
+    keys = (set(base.config) | set(result.config)) - set(DTYPE_KEYS)
     changed = sorted(key for key in keys if base.config.get(key) != result.config.get(key))
     return [f"config.json differs from the base's in {_listed(changed)}"] if changed else []
+
+
+def _dtype_reasons(base: ModelFolder, result: ModelFolder, names: list[str]) -> list[str]:
+    """The weights' dtype must be the base's, or one for all float tensors, and config.json must say so.
+
+    Plain `from_pretrained` casts every weight to the dtype of config.json: it would round another one again.
+    """
+    pairs = {(base.tensors.entry(name).dtype, result.tensors.entry(name).dtype) for name in names}
+    if all(old == new for old, new in pairs):
+        expected = {key: base.config[key] for key in DTYPE_KEYS if key in base.config}
+    else:
+        new_dtypes = sorted({new for old, new in pairs if is_plain_float(old)})
+        if len(new_dtypes) > 1:
+            return [f"float tensors have the dtypes {', '.join(new_dtypes)}, where the base's or one for all must be"]
+        (name,) = [name for name, file_name in DTYPE_NAMES.items() if file_name == new_dtypes[0]]
+        expected = dict.fromkeys([key for key in DTYPE_KEYS if key in base.config] or DTYPE_KEYS[:1], name)
+    found = {key: result.config[key] for key in DTYPE_KEYS if key in result.config}
+    return [] if found == expected else [f"config.json says {found} of the weights' dtype, where {expected} must be"]
 
 
 def _listed(names: list[str]) -> str:
