@@ -93,8 +93,15 @@ def open_model_folder(path: Path) -> ModelFolder:
             "use the unquantised base, bake it, and quantise the result"
         )
     classes = config.get("architectures") or []
+    if not isinstance(classes, list):
+        raise BadInputError(f"{path}/config.json has architectures = {classes!r}: it must be a list of class names")
     if classes and not any(str(name).endswith(_CAUSAL_SUFFIXES) for name in classes):
         raise BadInputError(f"{path} has no causal language-model head: its class is {', '.join(map(str, classes))}")
     architecture = architecture_for(config)
-    architecture.num_layers(config)
-    return ModelFolder(path, config, architecture, open_folder(path))
+    layers, tensors = architecture.num_layers(config), open_folder(path)
+    if layers > len(tensors):
+        raise BadInputError(
+            f"{path}/config.json says {layers} layers, but the files hold {len(tensors)} tensors: they do not belong "
+            "together"
+        )
+    return ModelFolder(path, config, architecture, tensors)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.safetensors_io.dtypes import is_plain_float
 from alignez_bake.safetensors_io.names import resolve_key
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ def find_slot(model: ModelFolder, site: Site) -> Slot:
     module = architecture.module_path(site)
     weight = resolve_key(tensors, f"{module}.weight", architecture.base_model_prefix)
     bias = f"{weight.removesuffix('weight')}bias"
-    shape = tensors.entry(weight).shape
+    shape, dtype = tensors.entry(weight).shape, tensors.entry(weight).dtype
+    if not is_plain_float(dtype):
+        raise BadInputError(
+            f"{weight} at site {site} is stored as {dtype}, into which an edit cannot be folded: use an unquantised "
+            "base, whose weights are F64, F32, F16 or BF16"
+        )
     if len(shape) != 2:
         raise BadInputError(f"{weight} at site {site} has shape {list(shape)}: a linear map's weight has 2 dimensions")
     fused_rows, d_in = shape if linear.layout == "out_in" else shape[::-1]
@@ -92,5 +98,5 @@ def find_slot(model: ModelFolder, site: Site) -> Slot:
         rows=rows,
         d_out=rows.stop - rows.start,
         d_in=d_in,
-        dtype=tensors.entry(weight).dtype,
+        dtype=dtype,
     )
