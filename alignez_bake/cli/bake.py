@@ -70,7 +70,9 @@ def bake_command(
 
         if dry_run:
             return [decision_table(result.lowering), f"Dry run: nothing was written to {out}."]
-        return [decision_table(result.lowering), certificate_table(result.levels), f"Written to {result.path}."]
+        left_out = [f"Left out: {name} ({reason})." for name, reason in result.skipped]
+        written = f"Written to {result.path}."
+        return [decision_table(result.lowering), certificate_table(result.levels), *left_out, written]
 
     show(result, as_json=json, tables=tables)
     result.raise_if_failed()

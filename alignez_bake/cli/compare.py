@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from alignez_bake.cli import options
+from alignez_bake.cli.choices import unescaped
 from alignez_bake.cli.shell import resolved_device, show
 from alignez_bake.progress import RichProgress
 
@@ -51,7 +52,7 @@ def compare_command(
         aligned,
         model,
         prompts=prompt or (),
-        prompt_template=prompt_template,
+        prompt_template=unescaped(prompt_template),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         device=resolved_device(device),

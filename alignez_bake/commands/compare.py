@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.language_model.sampling import sample
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.prompts.queries import shipped_queries
-from alignez_bake.report.record import recorded_base
+from alignez_bake.report.record import read_result_edits, recorded_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +63,7 @@ def compare(
         aligned: a result folder.
         model: the base's folder; where the result was baked unless given.
         prompts: queries; a few of the shipped ones unless given.
-        prompt_template: how a query becomes a prompt; the tokenizer's chat template or AlignEZ's form unless given.
+        prompt_template: how a query becomes a prompt; the form that the result was made with unless given.
         max_new_tokens: most tokens of an answer.
         temperature: 0 is greedy.
         device: where both run, one after the other.
@@ -75,13 +76,14 @@ def compare(
         BadInputError: a folder that does not load, or a prompt that is too long.
     """
     base_path = recorded_base(aligned) if model is None else model
+    template = prompt_template if prompt_template is not None else _recorded_template(aligned)
     queries = list(prompts) or [query["query"] for query in shipped_queries("helpful")[:_DEFAULT_PROMPTS]]
 
     def answers(path: Path) -> list[str]:
         lm: LanguageModel = load_language_model(
             open_model_folder(path), device=device, trust_remote_code=trust_remote_code
         )
-        form = prompt_form(lm.tokenizer, prompt_template)
+        form = prompt_form(lm.tokenizer, template)
         contexts = [form.context_ids(query, None) for query in queries]
         lm.check_fits(contexts, new_tokens=max_new_tokens)
         sampled = sample(
@@ -98,3 +100,12 @@ def compare(
 
     before, after = answers(base_path), answers(aligned)
     return CompareResult(tuple(map(ComparedAnswer, queries, before, after)))
+
+
+def _recorded_template(aligned: Path) -> str | None:
+    """The template that the edits of a result were fitted with; None: a chat template, or nobody knows."""
+    if not (aligned / OURS).is_dir():
+        return None
+    form = read_result_edits(aligned).provenance.get("prompt_form")
+    template = form.get("template") if isinstance(form, dict) else None
+    return template if isinstance(template, str) else None

@@ -87,11 +87,12 @@ def explain(
         BadInputError: a folder or file that cannot be read, or edits made for another base.
     """
     base = open_model_folder(model)
+    exporter = exporter_named(artefact)
     lowering = None
     if edits is not None:
         plan = read_edits(edits)
         check_base(plan, base, allow_other_base=allow_other_base)
-        lowering = lower(plan, base, exporter_named(artefact))
+        lowering = lower(plan, base, exporter)
     return Explanation(
         base.architecture.model_type,
         base.num_layers,
