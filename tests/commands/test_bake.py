@@ -100,7 +100,7 @@ def test_edits_for_another_base_need_the_flag(bf16_base, tmp_path, save_tiny):
     plan = plan_for(other)
     with (
         nothing_written(tmp_path),
-        pytest.raises(BadInputError, match="another base .*one with other weights.*--allow-"),
+        pytest.raises(BadInputError, match=r"another base .*one with other weights.*--allow-"),
     ):
         bake(bf16_base, plan, tmp_path / "out")
     assert bake(bf16_base, plan, tmp_path / "out", allow_other_base=True).verdict == "passed"
