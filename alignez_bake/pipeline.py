@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 
 MIN_ANSWER_TOKENS: Final = 16
+# Within its sentence a characteristic may be split into some tokens more than by itself.
+SENTENCE_SLACK: Final = 8
 
 
 @dataclass(frozen=True)
@@ -259,8 +261,7 @@ def token_limits(lm: LanguageModel, asked: Asked, form: PromptForm) -> TokenLimi
             longest = max(longest, *asking, *answering)
     room = positions - longest
     characteristic = min(CHARACTERISTIC_TOKENS, room // 5)
-    # A characteristic is tokenised anew within its sentence, which may take some tokens more.
-    answer = min(ANSWER_TOKENS, room - 2 * characteristic)
+    answer = min(ANSWER_TOKENS, room - characteristic - SENTENCE_SLACK)
     if answer < MIN_ANSWER_TOKENS:
         raise BadInputError(
             f"the longest query takes {longest} of the model's {positions} positions, which leaves no room for an "

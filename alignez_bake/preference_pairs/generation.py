@@ -163,7 +163,7 @@ def _answers(
     objective = batch.objective
     asked = [(query, side) for query in batch.queries for side in SIDES]
     characteristics = [
-        clean_characteristic(prompt_form.answer_text(ids))
+        prompt_form.cut(clean_characteristic(prompt_form.answer_text(ids)), characteristic_tokens)
         for ids in _sampled(
             lm,
             [prompt_form.text_ids(characteristic_prompt(objective, side, query["query"])) for query, side in asked],
@@ -190,7 +190,7 @@ def _answers(
             query=query,
             objective=objective.name,
             side=side,
-            answer=prompt_form.answer_text(answer),
+            answer=prompt_form.cut(prompt_form.answer_text(answer), answer_tokens),
             characteristic=characteristic,
             prompt=prompt_form.prompt_text(query["query"], sentence),
             seed=answer_seed,

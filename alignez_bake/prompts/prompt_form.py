@@ -131,6 +131,16 @@ class PromptForm:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def cut(self, text: str, tokens: int) -> str:
+        """The longest beginning of a text that takes at most `tokens` tokens, without white space at its end.
+
+        Generated ids become text and are tokenised anew, which can take more tokens than were generated (a broken
+        UTF-8 sequence becomes a replacement character of three bytes), so length is counted on the text.
+        """
+        while len(self._encode(text)) > tokens:
+            text = text[:-1].rstrip()
+        return text
+
     @property
     def _bos(self) -> list[int]:
         bos = self.tokenizer.bos_token_id

@@ -78,7 +78,8 @@ def test_the_model_is_asked_what_the_paper_asks(make, form, objectives, queries,
         form.context_ids(text, "You are a helpful assistant. Your answer should be no."),
         form.context_ids(text, "Pretend you are a useless assistant. Your answer should be no."),
     ]
-    assert [record.answer for record in pairs.records] == [f"be no. {row}. Or not." for row in range(4)]
+    # What is stored takes no more tokens when it is read again than were asked for.
+    assert [record.answer for record in pairs.records] == [form.cut(f"be no. {row}. Or not.", 6) for row in range(4)]
 
 
 @pytest.mark.parametrize(("batch_size", "sizes"), [(4, [4, 4, 4, 4, 2, 2]), (3, [2] * 10), (1, [1] * 20)])

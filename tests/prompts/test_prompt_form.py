@@ -164,3 +164,13 @@ def test_prompts_do_not_import_torch_or_transformers():
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_cut_keeps_the_longest_beginning_that_fits(tiny_tokenizer):
+    form = prompt_form(tiny_tokenizer(), None)
+    text = "rub it with lemon \ufffd\ufffd and mind the spout"
+    for tokens in (0, 1, 5, 12, 100):
+        cut = form.cut(text, tokens)
+        assert text.startswith(cut)
+        assert len(form.answer_ids(cut)) <= tokens
+        assert cut == text if tokens == 100 else len(form.answer_ids(text[: len(cut) + 1].rstrip())) > tokens - 1

@@ -26,7 +26,10 @@ def test_config_leaves_out_three_keys_and_no_others():
         "t": [0.0, 1e-05],
     }
     digest = config_sha256(config)
-    text = '{"model_type": "llama", "name": "\\u00e9", "rope": {"dtype": "x", "theta": 10000.0}, "t": [0.0, 1e-05], "vocab_size": 3}'
+    text = (
+        '{"model_type": "llama", "name": "\\u00e9", "rope": {"dtype": "x", "theta": 10000.0}, '
+        '"t": [0.0, 1e-05], "vocab_size": 3}'
+    )
     assert digest == hashlib.sha256(text.encode()).hexdigest()
     assert config_sha256(config | {"transformers_version": "5", "dtype": "bfloat16", "_name_or_path": "x"}) == digest
     assert config_sha256(dict(reversed(config.items()))) == digest
