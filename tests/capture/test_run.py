@@ -93,6 +93,21 @@ def test_moments_of_other_tokens_and_without_minus(tiny_lm64, pairs, tokens, min
     assert found.count == len(z)
 
 
+def test_different_tokens_at_one_place_share_a_pass(tiny_lm64, pairs):
+    lm = tiny_lm64("llama")
+    rows = [RowsSpec(Site("mlp_write", 1), Reading("good", "output"), "good", tokens) for tokens in TOKENS]
+    moments = [dataclasses.replace(RIDGE_SPEC, tokens=tokens) for tokens in ("last", "answer", "shared")]
+    found = Capture(lm, pairs, batch_size=3)([*rows, *moments])
+    for spec in rows:
+        expected = np.concatenate([naive.rows(lm, pair, spec, spec.reading) for pair in pairs])
+        _close(found.rows[spec].values, expected)
+    capture = Capture(lm, pairs, batch_size=3)
+    for spec in moments:
+        alone = capture([spec]).moments[spec]
+        _close(found.moments[spec].ztd, alone.ztd)
+        assert found.moments[spec].count == alone.count
+
+
 @pytest.mark.parametrize("model_type", ["gpt2", "opt", "qwen3"])
 def test_padding_never_leaks(tiny_lm64, pairs, model_type):
     lm = tiny_lm64(model_type)

@@ -193,6 +193,10 @@ class TestMethod:
             assert figures["tokens"] == 60
             assert 0 < figures["explained"] < 1
             assert figures["edit_norm"] == pytest.approx(2 * np.linalg.norm(edit.left @ edit.right.T))
+            z, d = self.planted.pairs[edit.site]
+            halved = fit_ridge(edit.site, Moments.of(z, d / 2), penalty=0.01, rank=4)
+            assert figures["contributions"] == pytest.approx(halved.contributions)
+            assert figures["explained"] == pytest.approx(halved.explained)
 
     def test_the_default_rank_gives_way_in_narrow_models_but_an_explicit_one_does_not(self) -> None:
         narrow = PlantedMoments({Site("attn_write", 0): _rows(0, d_in=3, d_out=3)})
