@@ -32,12 +32,14 @@ class LinearSite:
         layout: how its weight lies in memory: `out_in` [d_out, d_in] (Linear) or `in_out` (gpt2's Conv1D).
         rows: which rows of its output belong to the site, where a fused map computes two.
         post_norm: path of the norm that follows the writer before its output joins the residual stream.
+        bias: `never`, `always`, or the entry of config.json that says whether the map has one.
     """
 
     module: str
     layout: Layout = "out_in"
     rows: Rows = "all"
     post_norm: str | None = None
+    bias: str = "never"
 
     def row_slice(self, fused_rows: int) -> slice:
         """The rows of the site within a fused output of `fused_rows`."""

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from alignez_bake.exporters.checkpoint import CheckpointExporter
-from transformers import AutoModelForCausalLM
 
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
@@ -22,7 +21,8 @@ from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.site import Site
 from tests.random_edits import edit_for_slot
-from tests.tiny_models import COMBINATIONS, VOCABULARY
+from tests.running import load, relative, run
+from tests.tiny_models import COMBINATIONS
 
 FP32_SITE, FP32_END, FP64_SITE = 1e-6, 1e-5, 1e-12
 MARGIN = 100
@@ -35,43 +35,11 @@ CASES = [
 ]
 
 
-def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found.detach() - expected.detach()).norm() / expected.detach().norm())
-
-
-def load(path, dtype):
-    model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    return model.eval()
-
-
 def bake(base, plan, out):
     out.mkdir(exist_ok=True)
     lowering = lower(plan, base, CheckpointExporter())
     CheckpointExporter().export(base, lowering, out)
     return lowering
-
-
-def run(model, architecture, module_paths):
-    """Logits, what enters the final norm, and input and output of each module, of one forward pass."""
-    ids = torch.randint(3, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(7))
-    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-    residual = []
-    handles = [
-        model.get_submodule(path).register_forward_hook(
-            lambda _m, args, output, path=path: seen.__setitem__(path, (args[0], output))
-        )
-        for path in module_paths
-    ]
-    handles.append(
-        model.get_submodule(architecture.final_norm).register_forward_pre_hook(lambda _m, args: residual.append(args[0]))
-    )
-    with torch.no_grad():
-        logits = model(ids).logits
-    for handle in handles:
-        handle.remove()
-    return logits, residual[0], seen
 
 
 @pytest.mark.parametrize(("model_type", "bias", "kind", "reads"), CASES)
@@ -109,7 +77,9 @@ def test_baked_equals_hooked(model_type, bias, kind, reads, dtype, tmp_path, sav
         assert relative(original.get_submodule(path)(module_input), hooked_output) > MARGIN * tolerance
 
 
-@pytest.mark.parametrize(("model_type", "bias"), [("llama", False), ("phi3", False), ("qwen2", False), ("gemma2", False)])
+@pytest.mark.parametrize(
+    ("model_type", "bias"), [("llama", False), ("phi3", False), ("qwen2", False), ("gemma2", False)]
+)
 def test_a_constant_without_a_bias_is_refused_with_its_reason(model_type, bias, tmp_path, tiny_folder):
     base = open_model_folder(tiny_folder(model_type, bias))
     slot = find_slot(base, Site("mlp_write", 1))

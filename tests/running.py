@@ -1,0 +1,44 @@
+"""Running a tiny model and comparing what it gives."""
+
+from __future__ import annotations
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.tiny_models import VOCABULARY
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """‖found - expected‖ / ‖expected‖."""
+    return float((found.detach() - expected.detach()).norm() / expected.detach().norm())
+
+
+def load(path, dtype):
+    """Plain `from_pretrained`, with no key missing or left over."""
+    model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    return model.eval()
+
+
+def run(model, architecture, module_paths):
+    """Logits, what enters the final norm, and input and output of each module, of one forward pass."""
+    ids = torch.randint(3, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(7))
+    seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+    residual = []
+    handles = [
+        model.get_submodule(path).register_forward_hook(
+            lambda _m, args, output, path=path: seen.__setitem__(path, (args[0], output))
+        )
+        for path in module_paths
+    ]
+    handles.append(
+        model.get_submodule(architecture.final_norm).register_forward_pre_hook(
+            lambda _m, args: residual.append(args[0])
+        )
+    )
+    with torch.no_grad():
+        logits = model(ids).logits
+    for handle in handles:
+        handle.remove()
+    return logits, residual[0], seen
