@@ -11,7 +11,8 @@ from alignez_bake.architectures.architecture import architecture_for
 from alignez_bake.capture.spec import Reading, RowsSpec
 from alignez_bake.errors import BadInputError
 from alignez_bake.methods.alignez_v1 import ALIGNEZ_V1
-from alignez_bake.methods.alignez_v2 import ALIGNEZ_V2
+from alignez_bake.methods.alignez_v2 import ALIGNEZ_V2, kept_differences
+from alignez_bake.methods.answer_rows import AnswerRows
 from alignez_bake.methods.mean_difference import MEAN_DIFFERENCE
 from alignez_bake.methods.protocol import Method, MethodSettings
 from alignez_bake.methods.shift import SHIFT
@@ -105,6 +106,15 @@ def test_v2_drops_similar_pairs_at_each_layer_on_its_own() -> None:
     remaining = good[30:] - bad[30:]
     top = np.linalg.svd(remaining)[2][0]
     assert _share_along(top, result.edits[0].right[:, 0]) > 1 - 1e-9
+
+
+def test_v2_keeps_pairs_up_to_a_cosine_of_four_fifths() -> None:
+    cosines = np.array([0.79, 0.81, -0.9, 1.0])
+    good = np.tile([2.0, 0.0], (4, 1))
+    bad = 3.0 * np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1)
+    kept, total = kept_differences(AnswerRows(good, bad))
+    assert total == 4
+    np.testing.assert_array_equal(kept, (good - bad)[[0, 2]])
 
 
 def test_v2_skips_a_layer_with_too_few_pairs_and_says_so() -> None:
