@@ -50,6 +50,7 @@ def good_rate(
     seed: int,
     batch_size: int,
     max_new_tokens: int = ANSWER_TOKENS,
+    sentence: str | None = None,
     progress: Progress | None = None,
 ) -> Rate:
     """Share of a model's own answers that a judge calls good.
@@ -65,6 +66,7 @@ def good_rate(
         seed=seed,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        sentence=sentence,
         progress=progress,
     ).good_rate
 
@@ -79,9 +81,10 @@ def judged_answers(
     seed: int,
     batch_size: int,
     max_new_tokens: int = ANSWER_TOKENS,
+    sentence: str | None = None,
     progress: Progress | None = None,
 ) -> JudgedAnswers:
-    """Sample answers at temperature 1, without a persona, and judge them.
+    """Sample answers at temperature 1, without a persona unless given, and judge them.
 
     Args:
         lm: the model; run this inside `edited_by_hooks` for one that is not baked.
@@ -92,6 +95,7 @@ def judged_answers(
         seed: of all samples.
         batch_size: answers that are sampled together.
         max_new_tokens: most tokens of an answer.
+        sentence: of a persona to put before each query (`prompts.persona`): what asking for it would give.
         progress: counts answers.
 
     Raises:
@@ -99,7 +103,7 @@ def judged_answers(
     """
     if not queries or samples < 1:
         raise BadInputError(f"nothing to judge: {len(queries)} queries, {samples} samples of each")
-    contexts = [prompt_form.context_ids(query["query"], None) for query in queries for _ in range(samples)]
+    contexts = [prompt_form.context_ids(query["query"], sentence) for query in queries for _ in range(samples)]
     generated = sample(lm, contexts, max_new_tokens=max_new_tokens, batch_size=batch_size, seed=seed, progress=progress)
     texts = [prompt_form.answer_text(ids) for ids in generated]
     answers = [tuple(texts[start : start + samples]) for start in range(0, len(texts), samples)]

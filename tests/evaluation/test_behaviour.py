@@ -51,3 +51,15 @@ def test_the_same_seed_gives_the_same_rate(lm, form):
 def test_nothing_to_judge(lm, form, queries, samples):
     with pytest.raises(BadInputError, match="nothing to judge"):
         good_rate(lm, queries, long_enough, form, samples=samples, **SETTINGS)
+
+
+def test_a_persona_can_be_asked_for(lm, form, monkeypatch):
+    asked = []
+
+    def answer(_lm, contexts, **settings):
+        asked.extend(contexts)
+        return [[] for _ in contexts]
+
+    monkeypatch.setattr(behaviour, "sample", answer)
+    good_rate(lm, QUERIES, long_enough, form, sentence="You are terse.", **SETTINGS)
+    assert asked == [form.context_ids(query["query"], "You are terse.") for query in QUERIES]
