@@ -38,7 +38,9 @@ def random_edit(
     )
 
 
-def edit_for_slot(slot: Slot, *, reads: str = "output", constant: bool = False, seed: int = 0, scale: float = 0.5) -> Edit:
+def edit_for_slot(
+    slot: Slot, *, reads: str = "output", constant: bool = False, seed: int = 0, scale: float = 0.5
+) -> Edit:
     """A random edit of the widths of a slot."""
     d_read = slot.d_in if reads == "input" else slot.d_out
     return random_edit(slot.site, slot.d_out, d_read, reads=reads, constant=constant, seed=seed, scale=scale)

@@ -148,7 +148,7 @@ def test_truncation_keeps_the_first_columns():
     np.testing.assert_array_equal(cut.left, edit.left[:, :2])
     np.testing.assert_array_equal(cut.offset, edit.offset[:2])
     for rank in (0, 4):
-        with pytest.raises(BadInputError, match="1..3"):
+        with pytest.raises(BadInputError, match=r"1\.\.3"):
             edit.truncated(rank)
 
 

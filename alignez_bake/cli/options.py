@@ -49,7 +49,11 @@ PromptTemplate = Annotated[
 ]
 Method = Annotated[
     str,
-    typer.Option("--method", metavar="NAME", help="ridge, alignez_v1, alignez_v2, mean_difference or shift."),
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="ridge, alignez_v1 (give it late --layers), alignez_v2, mean_difference or shift.",
+    ),
 ]
 Strength = Annotated[
     str | None,
