@@ -69,6 +69,9 @@ def edited_by_hooks(
     Raises:
         BadInputError: a site that the architecture does not have.
     """
+    count = {architecture.layer_count: len(model.get_submodule(architecture.layers))}
+    for site in plan.sites:
+        architecture.check_layer(site, count)
     with ExitStack() as stack:
         shape = stack.enter_context(tracked_batch_shape(model, architecture))
         for site in plan.sites:
