@@ -69,7 +69,7 @@ def edited_by_hooks(
     Raises:
         BadInputError: a site that the architecture does not have.
     """
-    count = {architecture.layer_count: len(model.get_submodule(architecture.layers))}
+    count = {architecture.layer_count: sum(1 for _ in model.get_submodule(architecture.layers).children())}
     for site in plan.sites:
         architecture.check_layer(site, count)
     with ExitStack() as stack:
