@@ -1,0 +1,133 @@
+"""A model folder is checked by its config and headers, and what cannot be baked is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.lowering.slot import find_slot
+from alignez_bake.model_folder import open_model_folder, read_config
+from alignez_bake.site import Site
+from tests.baking import rewrite_names
+
+ATTENTION = "model.layers.0.self_attn.o_proj"
+
+
+@pytest.fixture
+def folder(tiny_folder, tmp_path):
+    """A copy of a tiny llama, to be changed."""
+    return shutil.copytree(tiny_folder("llama"), tmp_path / "base")
+
+
+def change_config(folder, **changes):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_what_a_folder_says(tiny_folder):
+    model = open_model_folder(tiny_folder("llama"))
+    assert model.architecture.model_type == model.fingerprint.model_type == "llama"
+    assert model.num_layers == 2
+    assert len(model.fingerprint.config_sha256) == len(model.fingerprint.tensors_sha256) == 64
+
+
+def test_a_hub_id_that_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(BadInputError, match=r"no such model folder: .*some/model"):
+        open_model_folder(tmp_path / "some" / "model")
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(BadInputError, match="is a file: a model is a folder"):
+        open_model_folder(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "has no config.json"),
+        ("", "is no JSON file"),
+        ("{", "is no JSON file"),
+        ("[1]", "holds no JSON object"),
+        ("[" * 100_000, "is no JSON file"),
+        (b"\xff\xfe", "is no JSON file"),
+        ("{}", "no model_type"),
+        ('{"model_type": "bert"}', "'bert' is not described here; described are gemma2, gpt2"),
+        ('{"model_type": "llama"}', "num_hidden_layers = None"),
+    ],
+)
+def test_a_config_that_is_none_is_refused(tmp_path, text, reason):
+    if text is not None:
+        (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(BadInputError, match=reason):
+        open_model_folder(tmp_path)
+
+
+def test_a_huge_config_is_not_read(tmp_path):
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(17 * 1024 * 1024)
+    with pytest.raises(BadInputError, match="a config has at most"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["LlamaModel", "LlamaForSequenceClassification", "BertForMaskedLM"])
+def test_a_model_without_causal_head_is_refused_by_its_class(folder, name):
+    change_config(folder, architectures=[name])
+    with pytest.raises(BadInputError, match=f"no causal language-model head: its class is {name}"):
+        open_model_folder(folder)
+
+
+@pytest.mark.parametrize("value", ["LlamaForCausalLM", 7, {"a": 1}])
+def test_classes_that_are_no_list_are_refused(folder, value):
+    change_config(folder, architectures=value)
+    with pytest.raises(BadInputError, match="must be a list of class names"):
+        open_model_folder(folder)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "fp8", "mxfp4"])
+def test_quantised_weights_are_named(folder, method):
+    change_config(folder, quantization_config={"quant_method": method})
+    with pytest.raises(BadInputError, match=f"quantised weights .*{method}.*unquantised base"):
+        open_model_folder(folder)
+
+
+def test_quantised_weights_of_an_unknown_kind_are_refused(folder):
+    change_config(folder, quantization_config="4bit")
+    with pytest.raises(BadInputError, match="quantised weights"):
+        open_model_folder(folder)
+
+
+def test_integer_weights_at_a_site_are_refused(folder):
+    rewrite_names(folder, lambda tensors: tensors | {f"{ATTENTION}.weight": np.zeros((32, 32), np.int8)})
+    with pytest.raises(BadInputError, match="stored as I8, into which an edit cannot be folded"):
+        find_slot(open_model_folder(folder), Site("attn_write", 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({f"{ATTENTION}.weight": np.zeros(32, np.float32)}, "weight has 2 dimensions"),
+        ({f"{ATTENTION}.bias": np.zeros(31, np.float32)}, r"has shape \[31\]: its weight needs \[32\]"),
+        ({"layers.0.self_attn.o_proj.weight": np.zeros((32, 32), np.float32)}, "ambiguous"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(folder, change, reason):
+    rewrite_names(folder, lambda tensors: tensors | change)
+    with pytest.raises(BadInputError, match=reason):
+        find_slot(open_model_folder(folder), Site("attn_write", 0))
+
+
+def test_more_layers_than_tensors_are_refused_at_once(folder):
+    change_config(folder, num_hidden_layers=10**12)
+    with pytest.raises(BadInputError, match="says 1000000000000 layers, but the files hold"):
+        open_model_folder(folder)
+
+
+def test_pickled_weights_are_refused_with_the_way_out(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(BadInputError, match=r"pickled weights \(pytorch_model\.bin\).*save it as safetensors"):
+        open_model_folder(folder)
