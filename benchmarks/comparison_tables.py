@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.markdown import markdown_table
 from benchmarks.subjects import BASE, TUNED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from benchmarks.comparison import Sizes, WorldFigures
     from benchmarks.figures import Figures, Spread
 
@@ -20,13 +19,6 @@ def world_tables(world: WorldFigures, sizes: Sizes) -> str:
         parts += ["", _picked_table(world), "", _grid_table(world)]
     parts += ["", _seconds_table(world)]
     return "\n".join(parts) + "\n"
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are figures."""
-    lines = [f"| {' | '.join(columns)} |", f"|---|{'---:|' * (len(columns) - 1)}"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(lines)
 
 
 def _default_table(world: WorldFigures) -> str:
