@@ -1,3 +1,6 @@
+from dataclasses import replace
+from itertools import takewhile
+
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -87,6 +90,27 @@ def test_eos_and_what_follows_is_cut(tiny_lm):
     assert all(EOS_ID not in answer for answer in answers)
     assert any(len(answer) < 8 for answer in answers)
     assert any(len(answer) == 8 for answer in answers)
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_answers_that_have_ended_leave_the_batch_and_the_others_go_on_the_same(tiny_lm, model_type):
+    settings = {"max_new_tokens": 12, "seed": 0, "greedy": True}
+    whole = sample(tiny_lm(model_type), CONTEXTS, batch_size=4, **settings)
+    lm = replace(tiny_lm(model_type))
+    longest = sorted(whole, key=len)[-2:]
+    vars(lm)["eos_ids"] = (*lm.eos_ids, longest[0][2], longest[1][5])
+    expected = [list(takewhile(lambda token: token not in lm.eos_ids, answer)) for answer in whole]
+    sizes = []
+    forward = lm.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        assert sample(lm, CONTEXTS, batch_size=4, **settings) == expected
+    finally:
+        forward.remove()
+    assert sizes[0] == 4
+    assert sizes[-1] < 4
+    assert len(sizes) == min(12, max(map(len, expected)) + 1)
 
 
 def test_batches_come_one_by_one_with_their_places(tiny_lm):
