@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OUR_FAULT: Final = 3
 INTERRUPTED: Final = 130
+_INTERRUPTION: Final = "interrupted; nothing half-written is left, and the same command goes on"
 # What a later version brings is refused by name, not as a typing error.
 LATER_OPTIONS: Final = (
     "--base-onnx",
@@ -87,15 +88,15 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         status = app(args=list(arguments), prog_name="alignez-bake", standalone_mode=False)
     except AlignezBakeError as error:
         return _fail(str(error), error.exit_status)
-    except typer.Exit as error:
-        return int(error.exit_code)
     except typer.TyperException as error:
         return _fail(_usage_message(error, arguments), BadInputError.exit_status)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing half-written is left, and the same command goes on", INTERRUPTED)
+        return _fail(_INTERRUPTION, INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the outermost frame: whatever comes here is our own fault
         traceback.print_exc()
         return _fail(f"internal error, please report it: {type(error).__name__}: {error}", OUR_FAULT)
+    if status == INTERRUPTED:  # what typer makes of Ctrl-C within a command
+        return _fail(_INTERRUPTION, INTERRUPTED)
     return status if isinstance(status, int) else 0
 
 
