@@ -1,0 +1,175 @@
+"""Exit statuses, the one error line, help, and what a later version brings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import typer
+
+import alignez_bake
+from alignez_bake.cli import shell
+from alignez_bake.cli.choices import parse_weights, unescaped
+from alignez_bake.edit_file import write_edits
+from alignez_bake.errors import BadInputError, CheckFailedError
+from tests.baking import nothing_written, plan_for
+
+COMMANDS = ("pairs", "fit", "bake", "explain", "verify", "compare", "inspect")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_of_every_command_shows_its_examples(command, cli):
+    ran = cli(*command, "--help")
+    assert ran.status == 0
+    assert not ran.errors
+    text = ran.out.split("Examples:")[1]
+    assert f"\n    alignez-bake {' '.join(command) or '--model base'}" in text
+    assert cli(*command, "-h").out == ran.out
+
+
+def test_help_lists_every_command(cli):
+    listed = [line.split()[0] for line in cli("--help").out.split("Commands:")[1].splitlines()[1:8]]
+    assert sorted(listed) == sorted(COMMANDS)
+    assert set(COMMANDS) < set(alignez_bake.__all__)
+
+
+def test_version(cli):
+    assert cli("--version").out == f"{alignez_bake.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--model BASE is missing"),
+        (("--model", "base"), "--out OUT is missing"),
+        (("bake", "--model", "base"), "Missing option '--edits'"),
+        (("verify",), "Missing argument 'OUT'"),
+        (("inspect", "a", "b"), "unexpected extra argument"),
+        (("bakes",), "No such command 'bakes'"),
+        (("--modle", "base"), "No such option: --modle"),
+        (("--model", "base", "--out", "out", "--seed", "x"), "'x' is not a valid"),
+        (("--model",), "requires an argument"),
+        # What a later version brings is refused by its name.
+        (("eval", "--model", "base"), "command 'eval' is not available yet"),
+        (("push", "out", "me/mine"), "command 'push' is not available yet"),
+        (("restore", "out"), "command 'restore' is not available yet"),
+        (("--push", "me/mine"), "--push is not available yet"),
+        (("--model", "base", "--out", "out", "--kl-budget", "0.1"), "--kl-budget is not available yet"),
+        (("bake", "--link"), "--link is not available yet"),
+        (("explain", "--model", "base", "--feasibility"), "--feasibility is not available yet"),
+        (("--require-fold",), "--require-fold is not available yet"),
+        # Options of the whole way would be dropped in silence before a command.
+        (("--model", "base", "explain"), "--model stands before the command 'explain'"),
+        (("--json", "inspect", "x"), "--json stands before the command 'inspect'"),
+        (("--batch-size", "3", "pairs", "--model", "base", "--out", "x"), "--batch-size stands before"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(arguments, message, cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with nothing_written(tmp_path):
+        ran = cli(*arguments)
+    assert ran.status == 2
+    assert ran.out == ""
+    (line,) = ran.errors
+    assert line.startswith("error: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--as", "adapter"), "--as 'adapter' is not available yet"),
+        (("--as", "zip"), "--as 'zip' is unknown"),
+        (("--method", "ccs"), "method 'ccs' is not available yet"),
+        (("--method", "auto"), "method 'auto' is not available yet"),
+        (("--method", "svd"), "method 'svd' is unknown"),
+        (("--strength", "auto"), "--strength auto is not available yet"),
+        (("--strength", "much"), "--strength 'much' is no number"),
+        (("--strength", "nan"), "must be finite"),
+        (("--strength", "1e999"), "must be finite"),
+        (("--dtype", "int8"), "--dtype 'int8' is unknown"),
+        (("--device", "tpu"), "device 'tpu' is not there"),
+        (("--batch-size", "0"), "batch"),
+        (("--prompt-template", "none"), "must hold it once"),
+        (("--objective", "kind"), "kind"),
+        (("--objective", "helpful=much"), "weight 'much' of objective 'helpful'"),
+    ],
+)
+def test_bad_values_of_the_whole_way(arguments, message, cli, whole_way, tmp_path, cli_base):
+    with nothing_written(tmp_path, cli_base):
+        ran = cli(*whole_way, *arguments, "--out", tmp_path / "out")
+    assert ran.status == 2, ran.errors
+    assert ran.out == ""
+    assert ran.errors[-1].startswith("error: ")
+    assert message in ran.errors[-1]
+
+
+def app_that(error):
+    app = typer.Typer()
+
+    @app.command()
+    def work() -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (BadInputError("two\nlines"), 2, "error: two lines"),
+        (CheckFailedError("failed"), 1, "error: failed"),
+        (KeyboardInterrupt(), 130, "error: interrupted; nothing half-written is left, and the same command goes on"),
+        (typer.Abort(), 130, "error: interrupted; nothing half-written is left, and the same command goes on"),
+        (ZeroDivisionError("oh"), 3, "error: internal error, please report it: ZeroDivisionError: oh"),
+    ],
+)
+def test_exit_statuses(error, status, line, capsys):
+    assert shell.run(app_that(error), []) == status
+    errors = capsys.readouterr().err
+    assert errors.splitlines()[-1] == line
+    assert ("Traceback" in errors) == (status == 3)
+
+
+def test_a_real_process_leaves_with_the_status(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "alignez_bake", "inspect", str(tmp_path / "nothing")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+
+
+def test_json_is_one_document_also_where_a_check_fails(cli, tmp_path, tiny_folder):
+    base = tiny_folder("llama")
+    write_edits(plan_for(base).scaled(0.0), tmp_path / "edits.safetensors")
+    ran = cli("bake", "--model", base, "--edits", tmp_path / "edits.safetensors", "--out", tmp_path / "out", "--json")
+    assert ran.status == 1
+    assert ran.json["verdict"] == "inconclusive"
+    assert ran.json["out"] == str(tmp_path / "out.failed")
+    assert ran.errors[-1].startswith("error: the certificate is inconclusive")
+
+
+def test_dials():
+    assert parse_weights(None) is None
+    assert parse_weights("helpful=1, humor=-0.3,kind") == {"helpful": 1.0, "humor": -0.3, "kind": 1.0}
+    for text in ("", "=1", "a=b", "a=nan", "a=1,a=2", "a=inf", "a=1,"):
+        with pytest.raises(BadInputError):
+            parse_weights(text)
+
+
+def test_line_breaks_of_a_template():
+    assert unescaped("Human: {query}\\nAssistant:") == "Human: {query}\nAssistant:"
+    assert unescaped(None) is None
+
+
+def test_results_are_json_without_infinities(capsys):
+    class Result:
+        def to_json(self):
+            return {"é": 1.5}
+
+    shell.show(Result(), as_json=True, tables=list)
+    assert json.loads(capsys.readouterr().out) == {"é": 1.5}
