@@ -120,7 +120,7 @@ def certify_tensors(
     reasons.extend(_config_reasons(base, result))
     reasons.extend(_dtype_reasons(base, result, common))
     shares = [entry.share for entry in deliveries if entry.share is not None]
-    lost = [entry.name for entry in deliveries if entry.share is not None and entry.share < MIN_DELIVERED_SHARE]
+    lost = [entry.name for entry in deliveries if entry.share is not None and not entry.share >= MIN_DELIVERED_SHARE]
     if lost:
         reasons.append(
             f"rounding ate the edit in {len(lost)} tensor(s), lowest delivered share {min(shares):.3f}, bound "

@@ -47,9 +47,10 @@ class FoldedTensor:
         stored = cast_once(self.exact, numpy_dtype_of(dtype))
         if not np.isfinite(stored.astype(np.float64)).all():
             largest = float(np.abs(self.exact).max())
+            wider = "" if dtype in ("F32", "F64") else ", or --dtype float32"
             raise BadInputError(
                 f"the edit overflows {dtype} in {self.name}: its largest value would be {largest:.3g}; "
-                "use a smaller strength, or --dtype float32"
+                f"use a smaller strength{wider}"
             )
         return stored
 
@@ -99,11 +100,12 @@ class EditedTensors:
         for fold in folds:
             slot = fold.slot
             is_weight = name == slot.weight
-            change = self._change(fold, base if is_weight else None)
-            if is_weight:
-                slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
-            else:
-                exact[slot.rows] += change.delta_bias
+            with np.errstate(over="ignore", invalid="ignore"):  # `rounded` refuses what is not finite
+                change = self._change(fold, base if is_weight else None)
+                if is_weight:
+                    slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
+                else:
+                    exact[slot.rows] += change.delta_bias
         return FoldedTensor(name, base, exact)
 
     def _change(self, fold: MapFold, weight: Float64Array | None) -> LowRankChange:
@@ -148,11 +150,16 @@ class Delivery:
 def delivery(tensor: FoldedTensor, stored: NDArray[Any]) -> Delivery:
     """Compare what was stored with what the formula asks for; `stored` has the shape of `tensor.exact`."""
     asked = tensor.exact - tensor.base
-    norm = float(np.linalg.norm(asked))
-    base_norm = float(np.linalg.norm(tensor.base))
-    relative = norm / base_norm if base_norm > 0 else None
-    if norm == 0.0:
-        return Delivery(tensor.name, None, None, relative)
-    values = stored.astype(np.float64)
-    share = float(np.vdot(values - tensor.base, asked)) / norm**2
-    return Delivery(tensor.name, share, float(np.linalg.norm(values - tensor.exact)) / norm, relative)
+    largest = float(np.abs(asked).max(initial=0.0))
+    if largest == 0.0:
+        return Delivery(tensor.name, None, None, 0.0 if tensor.base.any() else None)
+    # In units of the largest change, so that no square overflows or vanishes.
+    values, unit = stored.astype(np.float64), asked / largest
+    norm = float(np.linalg.norm(unit))
+    base_norm = float(np.linalg.norm(tensor.base / largest))
+    return Delivery(
+        tensor.name,
+        share=float(np.vdot((values - tensor.base) / largest, unit)) / norm**2,
+        residual=float(np.linalg.norm((values - tensor.exact) / largest)) / norm,
+        relative_change=norm / base_norm if base_norm > 0 else None,
+    )

@@ -212,3 +212,12 @@ def test_delivery_of_what_rounding_kept():
     zero_base = delivery(folded(step), step)
     assert zero_base.relative_change is None
     assert delivery(folded(base, base), base).share is None
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_delivery_of_edits_whose_squares_no_float_holds(size):
+    step = size * np.arange(1.0, 5.0)
+    found = delivery(folded(step, np.full(4, size)), np.full(4, size) + 0.5 * (step - size))
+    assert found.share == pytest.approx(0.5)
+    assert found.residual == pytest.approx(0.5)
+    assert found.relative_change == pytest.approx(np.sqrt(14) / 2)
