@@ -151,6 +151,7 @@ def load_model(
                 folder.path,
                 dtype="auto" if dtype is None else dtype,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are listed; `_check_keys` refuses them
                 local_files_only=True,
                 trust_remote_code=trust_remote_code,
             )
