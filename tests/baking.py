@@ -70,9 +70,9 @@ def rewrite_names(folder: Path, change: Callable[[dict[str, NDArray[Any]]], Mapp
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every path below a folder, hidden ones included, with its bytes; None for folders."""
+    """Every path below a folder, hidden ones included, with its bytes; None for folders and links to nothing."""
     return {
-        path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_bytes()
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
 

@@ -49,7 +49,7 @@ def test_version(cli):
         (("inspect", "a", "b"), "unexpected extra argument"),
         (("bakes",), "No such command 'bakes'"),
         (("--modle", "base"), "No such option: --modle"),
-        (("--model", "base", "--out", "out", "--seed", "x"), "'x' is not a valid"),
+        (("--model", "base", "--out", "out", "--seed", "x"), "Invalid value for '--seed'"),
         (("--model",), "requires an argument"),
         # What a later version brings is refused by its name.
         (("eval", "--model", "base"), "command 'eval' is not available yet"),
