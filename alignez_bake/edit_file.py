@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.edit import Edit
@@ -25,7 +26,6 @@ from alignez_bake.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -43,7 +43,7 @@ _TENSOR_NAME: Final = re.compile(r"edits\.(0|[1-9][0-9]{0,8})\.(left|right|offse
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
-def write_edits(plan: EditPlan, path: Path) -> None:
+def write_edits(plan: EditPlan, path: str | Path) -> None:
     """Write a plan to a file, whole or not at all; the same plan gives the same bytes.
 
     Raises:
@@ -75,13 +75,14 @@ def write_edits(plan: EditPlan, path: Path) -> None:
     write_tensors(path, tensors, {METADATA_KEY: text})
 
 
-def read_edits(path: Path) -> EditPlan:
+def read_edits(path: str | Path) -> EditPlan:
     """Read a plan, trusting nothing of the file.
 
     Raises:
         BadInputError: no such file, a damaged or foreign file, an unknown version, key or value, tensors
             and entries that do not belong together, shapes and ranks that disagree, or values not finite.
     """
+    path = Path(path)
     header = read_header(path)
     document = _parse_document(header, path)
     entries = document["edits"]

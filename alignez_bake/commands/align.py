@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.commands.bake import BakeResult, bake, weight_bytes
@@ -29,8 +30,6 @@ from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignez_bake.architectures.architecture import Architecture
     from alignez_bake.progress import Progress
 
@@ -107,12 +106,12 @@ class AlignResult:
 
 
 def align(
-    model: Path,
-    out: Path,
+    model: str | Path,
+    out: str | Path,
     *,
     objective: str = "helpful",
-    objectives_file: Path | None = None,
-    queries: Path | None = None,
+    objectives_file: str | Path | None = None,
+    queries: str | Path | None = None,
     prompt_template: str | None = None,
     method: str = DEFAULT_METHOD,
     strength: float | None = None,
@@ -157,6 +156,10 @@ def align(
     Raises:
         BadInputError: anything that is refused, before the long work starts where it can be known then.
     """
+    model = Path(model)
+    out = Path(out)
+    objectives_file = None if objectives_file is None else Path(objectives_file)
+    queries = None if queries is None else Path(queries)
     asked = read_asked(objective, objectives_file, queries)
     base = open_model_folder(model)
     check_output(out, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.tensors import certify_tensors
@@ -23,7 +24,6 @@ from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from alignez_bake.certificate.verdict import Level
     from alignez_bake.progress import Progress
@@ -75,9 +75,9 @@ class BakeResult:
 
 
 def bake(
-    model: Path,
-    edits: Path | EditPlan,
-    out: Path,
+    model: str | Path,
+    edits: str | Path | EditPlan,
+    out: str | Path,
     *,
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
@@ -87,7 +87,7 @@ def bake(
     device: str = "cpu",
     trust_remote_code: bool = False,
     seed: int = 0,
-    pairs: Path | None = None,
+    pairs: str | Path | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> BakeResult:
@@ -115,9 +115,12 @@ def bake(
     Raises:
         BadInputError: anything that is refused; nothing was written.
     """
+    model = Path(model)
+    out = Path(out)
+    pairs = None if pairs is None else Path(pairs)
     base = open_model_folder(model)
     check_output(out, model)
-    plan = edits if isinstance(edits, EditPlan) else read_edits(edits)
+    plan = edits if isinstance(edits, EditPlan) else read_edits(Path(edits))
     if weights:
         plan = plan.with_weights(weights)
     check_base(plan, base, allow_other_base=allow_other_base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.exporters.output_folder import OURS
@@ -15,7 +16,6 @@ from alignez_bake.report.record import read_result_edits, recorded_base
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.progress import Progress
@@ -44,8 +44,8 @@ class CompareResult:
 
 
 def compare(
-    aligned: Path,
-    model: Path | None = None,
+    aligned: str | Path,
+    model: str | Path | None = None,
     *,
     prompts: Sequence[str] = (),
     prompt_template: str | None = None,
@@ -75,6 +75,8 @@ def compare(
     Raises:
         BadInputError: a folder that does not load, or a prompt that is too long.
     """
+    aligned = Path(aligned)
+    model = None if model is None else Path(model)
     base_path = recorded_base(aligned) if model is None else model
     template = prompt_template if prompt_template is not None else _recorded_template(aligned)
     queries = list(prompts) or [query["query"] for query in shipped_queries("helpful")[:_DEFAULT_PROMPTS]]

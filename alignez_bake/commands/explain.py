@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.commands.bake import check_base
@@ -16,8 +17,6 @@ from alignez_bake.report.record import decisions_json
 from alignez_bake.site import LEGAL_READS, SITE_DESCRIPTIONS, SITE_KINDS, Reads, Site, SiteKind
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignez_bake.model_folder import ModelFolder
 
 
@@ -73,7 +72,11 @@ class Explanation:
 
 
 def explain(
-    model: Path, edits: Path | None = None, *, artefact: str = DEFAULT_EXPORTER, allow_other_base: bool = False
+    model: str | Path,
+    edits: str | Path | None = None,
+    *,
+    artefact: str = DEFAULT_EXPORTER,
+    allow_other_base: bool = False,
 ) -> Explanation:
     """Say what a base allows, and what would become of edits. Reads headers alone and runs nothing.
 
@@ -86,6 +89,8 @@ def explain(
     Raises:
         BadInputError: a folder or file that cannot be read, or edits made for another base.
     """
+    model = Path(model)
+    edits = None if edits is None else Path(edits)
     base = open_model_folder(model)
     exporter = exporter_named(artefact)
     lowering = None

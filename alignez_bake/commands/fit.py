@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.edit_file import read_edits, write_edits
@@ -19,8 +20,6 @@ from alignez_bake.prompts.objective import Objective, parse_objectives
 from alignez_bake.prompts.prompt_form import PromptForm, prompt_form
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.preference_pairs.records import PairSet
     from alignez_bake.progress import Progress
@@ -50,16 +49,16 @@ def fitted_json(fitted: Fitted) -> dict[str, Any]:
 
 
 def fit(
-    model: Path,
-    pairs: Path,
-    out: Path,
+    model: str | Path,
+    pairs: str | Path,
+    out: str | Path,
     *,
     method: str = DEFAULT_METHOD,
     strength: float | None = None,
     layers: str | None = None,
     rank: int | None = None,
     objective: str | None = None,
-    objectives_file: Path | None = None,
+    objectives_file: str | Path | None = None,
     prompt_template: str | None = None,
     device: str = "cpu",
     seed: int = 0,
@@ -90,6 +89,10 @@ def fit(
     Raises:
         BadInputError: anything that is refused; nothing was written.
     """
+    model = Path(model)
+    pairs = Path(pairs)
+    out = Path(out)
+    objectives_file = None if objectives_file is None else Path(objectives_file)
     folder = open_model_folder(model)
     settings = check_fit(folder, method=method, strength=strength, layers=layers, rank=rank, seed=seed)
     if out.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,6 @@ from alignez_bake.edit_file import read_edits
 from alignez_bake.report.record import read_certificate, read_record, read_result_edits
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan
 
@@ -76,12 +75,13 @@ class Inspection:
         }
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: str | Path) -> Inspection:
     """Read an edit file, or the record of a result folder.
 
     Raises:
         BadInputError: neither of the two, or damaged.
     """
+    path = Path(path)
     if path.is_dir():
         plan = read_result_edits(path)
         record, certificate = read_record(path), read_certificate(path)

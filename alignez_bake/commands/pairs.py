@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.errors import BadInputError
@@ -14,8 +15,6 @@ from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.prompt_form import prompt_form
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignez_bake.preference_pairs.records import PairSet
     from alignez_bake.progress import Progress
 
@@ -50,12 +49,12 @@ class PairsResult:
 
 
 def pairs(
-    model: Path,
-    out: Path,
+    model: str | Path,
+    out: str | Path,
     *,
     objective: str = "helpful",
-    objectives_file: Path | None = None,
-    queries: Path | None = None,
+    objectives_file: str | Path | None = None,
+    queries: str | Path | None = None,
     prompt_template: str | None = None,
     device: str = "cpu",
     seed: int = 0,
@@ -81,6 +80,10 @@ def pairs(
     Raises:
         BadInputError: anything that is refused; nothing was written, or the file is as the interrupted run left it.
     """
+    model = Path(model)
+    out = Path(out)
+    objectives_file = None if objectives_file is None else Path(objectives_file)
+    queries = None if queries is None else Path(queries)
     asked = read_asked(objective, objectives_file, queries)
     if out.is_dir():
         raise BadInputError(f"--out {out} is a folder: name a file for the pairs, such as {out / 'pairs.jsonl'}")

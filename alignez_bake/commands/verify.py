@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.tensors import certify_tensors
@@ -14,8 +15,6 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.report.record import read_record, read_result_edits, recorded_base
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignez_bake.certificate.verdict import Level
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
@@ -53,8 +52,8 @@ class VerifyResult:
 
 
 def verify(
-    out: Path,
-    model: Path | None = None,
+    out: str | Path,
+    model: str | Path | None = None,
     *,
     level: Level = "forward",
     device: str = "cpu",
@@ -74,6 +73,8 @@ def verify(
     Raises:
         BadInputError: not a result, damaged files, no base, or another base than the one it was made from.
     """
+    out = Path(out)
+    model = None if model is None else Path(model)
     record = read_record(out)
     plan = read_result_edits(out)
     result = open_model_folder(out)
