@@ -79,7 +79,8 @@ def record_outputs(
             )
             real = batch.attention_mask.bool()
             residuals.append(leaving[0][real].cpu())
-            logits.append(result.logits[real[:, -logit_positions:]].cpu())
+            # Some models of transformers 4.57 give one position more than `logits_to_keep` asks for.
+            logits.append(result.logits[:, -logit_positions:][real[:, -logit_positions:]].cpu())
             advance(real.shape[0])
     finally:
         handle.remove()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import traceback
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import typer
@@ -12,7 +15,8 @@ import typer
 from alignez_bake.errors import AlignezBakeError, BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from types import FrameType
 
     from rich.table import Table
 
@@ -84,6 +88,33 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
 
     0 done and verified; 1 a check failed; 2 bad usage or input; 3 our own fault; 130 interrupted.
     """
+    with _noted_interrupts() as interrupts:
+        return _status(app, arguments, interrupts)
+
+
+@contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """Note each Ctrl-C besides raising KeyboardInterrupt: a library may turn that into an error of its own.
+
+    (torch does, where it comes in the middle of a transform.) Only the main thread can handle signals.
+    """
+    noted: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _status(app: typer.Typer, arguments: Sequence[str], interrupts: list[int]) -> int:
     try:
         status = app(args=list(arguments), prog_name="alignez-bake", standalone_mode=False)
     except AlignezBakeError as error:
@@ -91,11 +122,13 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         return _fail(_usage_message(error, arguments), BadInputError.exit_status)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(_INTERRUPTION, INTERRUPTED)
+        status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost frame: whatever comes here is our own fault
-        traceback.print_exc()
-        return _fail(f"internal error, please report it: {type(error).__name__}: {error}", OUR_FAULT)
-    if status == INTERRUPTED:  # what typer makes of Ctrl-C within a command
+        if not interrupts:
+            traceback.print_exc()
+            return _fail(f"internal error, please report it: {type(error).__name__}: {error}", OUR_FAULT)
+        status = INTERRUPTED
+    if status == INTERRUPTED:  # also what typer makes of Ctrl-C within a command
         return _fail(_INTERRUPTION, INTERRUPTED)
     return status if isinstance(status, int) else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import typer
 import alignez_bake
 from alignez_bake.cli import shell
 from alignez_bake.cli.choices import parse_weights, unescaped
+from alignez_bake.cli.main import build_app
 from alignez_bake.edit_file import write_edits
 from alignez_bake.errors import BadInputError, CheckFailedError
 from tests.baking import nothing_written, plan_for
@@ -173,3 +175,19 @@ def test_results_are_json_without_infinities(capsys):
 
     shell.show(Result(), as_json=True, tables=list)
     assert json.loads(capsys.readouterr().out) == {"é": 1.5}
+
+
+def test_an_interruption_that_a_library_turns_into_an_error_is_still_one(monkeypatch, capsys, tmp_path):
+    import alignez_bake.commands.inspect as command
+
+    def interrupted(_path):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("assertion failed somewhere inside") from None
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(command, "inspect", interrupted)
+    assert shell.run(build_app(), ["inspect", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: interrupted")
+    assert signal.getsignal(signal.SIGINT) is before
