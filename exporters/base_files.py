@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from alignez_bake.exporters.output_folder import OURS
 
@@ -43,8 +43,36 @@ class SkippedFile:
     reason: str
 
 
+class BaseFiles(NamedTuple):
+    """The files of a base beside its weights.
+
+    Attributes:
+        copied: for each file that a result holds too its name there.
+        skipped: what a result leaves out, with the reason.
+    """
+
+    copied: dict[str, str]
+    skipped: tuple[SkippedFile, ...]
+
+
+def base_files(base: Path, weight_files: Collection[str]) -> BaseFiles:
+    """What becomes of each file of a base: its README.md becomes `alignez/base_README.md`.
+
+    Args:
+        base: the base folder.
+        weight_files: names that the exporter writes itself.
+
+    Raises:
+        BadInputError: a symlink that leaves the folder.
+    """
+    copied: dict[str, str] = {}
+    skipped: list[SkippedFile] = []
+    _sort_folder(base, base, frozenset(weight_files) | {INDEX_FILE}, copied, skipped)
+    return BaseFiles(copied, tuple(skipped))
+
+
 def copy_base_files(base: Path, out: Path, weight_files: Collection[str]) -> tuple[SkippedFile, ...]:
-    """Copy config, tokenizer and the base's other files; its README.md becomes `alignez/base_README.md`.
+    """Copy config, tokenizer and the base's other files.
 
     Args:
         base: the base folder.
@@ -57,29 +85,31 @@ def copy_base_files(base: Path, out: Path, weight_files: Collection[str]) -> tup
     Raises:
         BadInputError: a symlink that leaves the folder.
     """
-    skipped: list[SkippedFile] = []
-    _copy_folder(base, base, out, frozenset(weight_files) | {INDEX_FILE}, skipped)
-    return tuple(skipped)
+    files = base_files(base, weight_files)
+    for name, target_name in files.copied.items():
+        target = out / target_name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base / name, target)
+    return files.skipped
 
 
-def _copy_folder(base: Path, folder: Path, out: Path, own: frozenset[str], skipped: list[SkippedFile]) -> None:
+def _sort_folder(
+    base: Path, folder: Path, own: frozenset[str], copied: dict[str, str], skipped: list[SkippedFile]
+) -> None:
     for source in sorted(folder.iterdir()):
         name = source.relative_to(base).as_posix()
         if name in own:
             continue
         if name in _FOLDERS_LEFT:
             skipped.append(SkippedFile(f"{name}/", _FOLDERS_LEFT[name]))
-            continue
-        if source.name.endswith(_WEIGHT_SUFFIXES):
+        elif source.name.endswith(_WEIGHT_SUFFIXES):
             skipped.append(SkippedFile(name, "it holds weights that were not edited"))
-            continue
-        check_inside(base, name)
-        if source.is_dir():
-            _copy_folder(base, source, out, own, skipped)
-            continue
-        target = out / (f"{OURS}/base_README.md" if name == "README.md" else name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        else:
+            check_inside(base, name)
+            if source.is_dir():
+                _sort_folder(base, source, own, copied, skipped)
+            else:
+                copied[name] = f"{OURS}/base_README.md" if name == "README.md" else name
 
 
 def write_config_dtype(config: dict[str, Any], target: Path, dtype: str) -> None:

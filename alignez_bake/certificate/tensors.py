@@ -5,13 +5,14 @@ Streams through both folders; no model is run and torch is not imported.
 
 from __future__ import annotations
 
+import filecmp
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict
-from alignez_bake.exporters.base_files import DTYPE_KEYS
+from alignez_bake.exporters.base_files import DTYPE_KEYS, base_files
 from alignez_bake.exporters.checkpoint import FILE_DTYPES as DTYPE_NAMES
 from alignez_bake.lowering.fold import Delivery, EditedTensors, delivery
 from alignez_bake.progress import NoProgress
@@ -118,6 +119,7 @@ def certify_tensors(
     if differing:
         reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {_listed(differing)}")
     reasons.extend(_config_reasons(base, result))
+    reasons.extend(_file_reasons(base, result))
     reasons.extend(_dtype_reasons(base, result, common))
     shares = [entry.share for entry in deliveries if entry.share is not None]
     lost = [entry.name for entry in deliveries if entry.share is not None and not entry.share >= MIN_DELIVERED_SHARE]
@@ -178,6 +180,21 @@ def _config_reasons(base: ModelFolder, result: ModelFolder) -> list[str]:
     keys = (set(base.config) | set(result.config)) - set(DTYPE_KEYS)
     changed = sorted(key for key in keys if base.config.get(key) != result.config.get(key))
     return [f"config.json differs from the base's in {_listed(changed)}"] if changed else []
+
+
+def _file_reasons(base: ModelFolder, result: ModelFolder) -> list[str]:
+    """Tokenizer, generation config and whatever else was copied: the same bytes. config.json is compared by value."""
+    copied = base_files(base.path, base.tensors.files).copied
+    del copied["config.json"]
+    differing = [
+        target
+        for name, target in copied.items()
+        if not (result.path / target).is_file()
+        or not filecmp.cmp(base.path / name, result.path / target, shallow=False)
+    ]
+    return (
+        [f"{len(differing)} file(s) are missing or differ from the base's: {_listed(differing)}"] if differing else []
+    )
 
 
 def _dtype_reasons(base: ModelFolder, result: ModelFolder, names: list[str]) -> list[str]:

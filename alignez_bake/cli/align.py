@@ -121,7 +121,14 @@ def _tables(result: AlignResult) -> list[Table | str]:
 
     plan = result.plan
     if result.fitted is None or result.baked is None:
-        rows = [(name, value) for name, value in plan.to_json().items()]
+        given = {name: plan.method[name] for name in ("strength", "rank") if plan.method[name] is not None}
+        settings = [f"{name} {value:g}" for name, value in given.items()]
+        rows: list[tuple[str, object]] = [
+            ("objectives", [f"{name} x {weight:g}" for name, weight in plan.objectives.items()]),
+            ("queries", plan.queries),
+            ("method", [plan.method["name"], *settings]),
+            ("sites", plan.sites),
+        ]
         return [table("What would be done", ("", ""), rows), f"Dry run: nothing was written to {plan.out}."]
     notes: list[Table | str] = [f"Note: {result.note}."] if result.note else []
     if plan.duplicates:

@@ -136,6 +136,18 @@ def test_a_changed_config_is_found(baked, mutant, changes, reason):
     assert reason in certificate.reasons[0]
 
 
+@pytest.mark.parametrize("change", ["changed", "removed"])
+def test_a_changed_tokenizer_is_found(baked, mutant, change):
+    file = mutant / "tokenizer.json"
+    if change == "changed":
+        file.write_bytes(file.read_bytes().replace(b"a", b"b", 1))
+    else:
+        file.unlink()
+    level = certify(baked[0], mutant, baked[2])
+    assert level.verdict == "failed"
+    assert "tokenizer.json" in level.reasons[0]
+
+
 def test_a_config_that_rounds_a_wider_result_again_is_found(tmp_path, save_tiny):
     base = save_tiny("llama", tmp_path / "base", dtype=torch.bfloat16)
     plan = plan_for(base)
