@@ -44,37 +44,81 @@ class RowsList:
         return Rows(np.concatenate(self._parts))
 
 
-class MomentsSum:
-    """Sums over tokens: one matrix product a batch for ZᵀZ and one for ZᵀD, added in place."""
+class WorkMemory:
+    """Float64 memory that every batch and site uses again: to take it anew each time costs as much as the sums."""
 
     def __init__(self) -> None:
-        """Nothing summed yet; the widths are those of the first batch."""
-        self._ztz: torch.Tensor | None = None
-        self._ztd: torch.Tensor | None = None
+        """Nothing taken yet."""
+        self._memory = torch.empty(0, dtype=torch.float64)
+
+    def rows(self, count: int, width: int, device: torch.device) -> torch.Tensor:
+        """Float64 [count, width] with values of no meaning, valid until the next call."""
+        if self._memory.numel() < count * width or self._memory.device != device:
+            self._memory = torch.empty(count * width, dtype=torch.float64, device=device)
+        return self._memory[: count * width].view(count, width)
+
+
+class MomentsSum:
+    """Sums over tokens, added in place: Zᵀ[Z, D] in two stripes, the second without the half that symmetry gives."""
+
+    def __init__(self, work: WorkMemory) -> None:
+        """Nothing summed yet; the widths are those of the first batch; `work` may be shared by many sums."""
+        self._work = work
+        self._products: torch.Tensor | None = None
         self._z_sum: torch.Tensor | None = None
         self._d_square: torch.Tensor | None = None
         self._count = 0
 
-    def add(self, z: torch.Tensor, d: torch.Tensor) -> None:
-        """Add the rows of a batch: z [n, d_in], d [n, d_out], float64."""
-        if self._ztz is None or self._ztd is None or self._z_sum is None or self._d_square is None:
-            self._ztz, self._ztd, self._z_sum, self._d_square = z.T @ z, z.T @ d, z.sum(dim=0), (d * d).sum()
-        else:
-            self._ztz.addmm_(z.T, z)
-            self._ztd.addmm_(z.T, d)
-            self._z_sum += z.sum(dim=0)
-            self._d_square += (d * d).sum()
+    def add(
+        self,
+        z: torch.Tensor,
+        plus: torch.Tensor,
+        minus: torch.Tensor | None,
+        weights: torch.Tensor | None,
+    ) -> None:
+        """Add the rows of a batch.
+
+        Args:
+            z: [n, d_in].
+            plus: [n, d_out].
+            minus: the same; D = plus - minus, in float64. None: D = plus.
+            weights: float64 [n], of the rows of D; None: all 1.
+        """
+        # Where the device has no float64, the sums live on the CPU.
+        device = torch.device("cpu") if z.device.type == "mps" else z.device
+        d_in, width = z.shape[1], z.shape[1] + plus.shape[1]
+        both = self._work.rows(z.shape[0], width, device)
+        keys, differences = both[:, :d_in], both[:, d_in:]
+        keys.copy_(z)
+        differences.copy_(plus)
+        if minus is not None:
+            differences.sub_(minus.to(device))
+        if weights is not None:
+            differences.mul_(weights.to(device)[:, None])
+        if self._products is None or self._z_sum is None or self._d_square is None:
+            self._products = torch.zeros(d_in, width, dtype=torch.float64, device=device)
+            self._z_sum = torch.zeros(d_in, dtype=torch.float64, device=device)
+            self._d_square = torch.zeros((), dtype=torch.float64, device=device)
+        half = d_in // 2
+        for first, last in ((0, half), (half, d_in)):
+            self._products[first:last, first:].addmm_(keys[:, first:last].T, both[:, first:])
+        self._z_sum += keys.sum(dim=0)
+        self._d_square += (differences * differences).sum()
         self._count += z.shape[0]
 
     def total(self) -> Moments:
         """The sums so far."""
-        assert self._ztz is not None
-        assert self._ztd is not None
+        assert self._products is not None
         assert self._z_sum is not None
         assert self._d_square is not None
+        products = self._products.cpu().numpy()
+        d_in = products.shape[0]
+        half = d_in // 2
+        ztz = products[:, :d_in].copy()
+        ztz[half:, :half] = ztz[:half, half:].T
         return Moments(
-            self._ztz.cpu().numpy(),
-            self._ztd.cpu().numpy(),
+            ztz,
+            products[:, d_in:].copy(),
             self._z_sum.cpu().numpy(),
             float(self._d_square),
             self._count,

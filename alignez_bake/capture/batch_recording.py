@@ -34,11 +34,11 @@ class BatchRecording:
             self._found[place.site, place.in_context(context)] = (rows, tails[place])
 
     def rows(self, site: Site, reading: Reading, tails: Sequence[int], *, mean: bool) -> torch.Tensor:
-        """The last `tails` tokens of each sequence, float64 [Σ tails, d], or their mean, [sequences, d]."""
+        """The last `tails` tokens of each sequence, [Σ tails, d], or their mean in float64, [sequences, d]."""
         values, recorded = self._found[site, reading]
         if mean:
             parts = torch.split(values, recorded)
             return torch.stack([in_float64(part[-tail:]).mean(dim=0) for part, tail in zip(parts, tails, strict=True)])
         if list(tails) != recorded:
             values = torch.cat([part[-tail:] for part, tail in zip(torch.split(values, recorded), tails, strict=True)])
-        return in_float64(values)
+        return values

@@ -57,7 +57,8 @@ def record(
     """Run the model over sequences padded on the right and keep the ends of what was asked for.
 
     A row is found by its place in the flattened batch, so modules that see [B, T, d] and modules that see
-    [B·T, d] (OPT) are read alike, and padding cannot be recorded. Without logits the head is not run.
+    [B·T, d] (OPT) are read alike, and padding cannot be recorded. The head runs at
+    the columns that hold a row of logits that is asked for, and not at all without logits.
 
     Args:
         lm: the model; hooks that are registered on it already, such as edits, act first.
@@ -85,11 +86,15 @@ def record(
     with torch.inference_mode(), ExitStack() as hooks:
         for reading in tails:
             hooks.callback(_register(lm, reading, keep).remove)
-        headless = lm.model.get_submodule(lm.architecture.base_model_prefix)
-        output = (headless if logit_tails is None else lm.model)(**batch._asdict(), use_cache=False)
         logits = None
-        if logit_tails is not None:
-            logits = output.logits.reshape(-1, output.logits.shape[-1]).index_select(0, rows_of(logit_tails))
+        if logit_tails is None:
+            lm.model.get_submodule(lm.architecture.base_model_prefix)(**batch._asdict(), use_cache=False)
+        else:
+            first = min(length - tail for length, tail in zip(lengths, logit_tails, strict=True))
+            columns = torch.arange(first, width, device=lm.device)
+            output = lm.model(**batch._asdict(), use_cache=False, logits_to_keep=columns)
+            kept_rows = _places([length - first for length in lengths], logit_tails, width - first).to(lm.device)
+            logits = output.logits.reshape(-1, output.logits.shape[-1]).index_select(0, kept_rows)
     return Recorded(values, logits)
 
 

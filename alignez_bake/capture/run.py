@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from alignez_bake.capture.accumulators import MomentsSum, RowsList
+from alignez_bake.capture.accumulators import MomentsSum, RowsList, WorkMemory
 from alignez_bake.capture.batch_recording import BatchRecording
 from alignez_bake.capture.recorder import MapReading, record
 from alignez_bake.capture.spec import ANSWER_SIDES, CONTEXTS, MomentsSpec, Pass, RowsSpec
@@ -131,7 +131,8 @@ class Capture:
         advance: Advance,
     ) -> ActivationStatistics:
         rows = {spec: RowsList(len(self._pairs)) for spec in specs if isinstance(spec, RowsSpec)}
-        moments = {spec: MomentsSum() for spec in specs if isinstance(spec, MomentsSpec)}
+        work = WorkMemory()
+        moments = {spec: MomentsSum(work) for spec in specs if isinstance(spec, MomentsSpec)}
         for answer, runs in passes.items():
             for batch in self._batches(answer):
                 recording = BatchRecording()
@@ -172,14 +173,12 @@ class Capture:
     ) -> None:
         tails = self._tails(batch, spec.answer, spec.tokens)
         mean = spec.tokens == "answer_mean"
-        z = recording.rows(spec.site, spec.key, tails, mean=mean)
-        d = recording.rows(spec.site, spec.plus, tails, mean=mean)
-        if spec.minus is not None:
-            d = d - recording.rows(spec.site, spec.minus, tails, mean=mean)
+        z, plus = (recording.rows(spec.site, reading, tails, mean=mean) for reading in (spec.key, spec.plus))
+        minus = None if spec.minus is None else recording.rows(spec.site, spec.minus, tails, mean=mean)
+        of_token = None
         if spec.weight is not None:
-            of_token = np.concatenate([weights[spec.answer, spec.tokens][index] for index in batch])
-            d = d * torch.from_numpy(of_token).to(d.device)[:, None]
-        target.add(z, d)
+            of_token = torch.from_numpy(np.concatenate([weights[spec.answer, spec.tokens][index] for index in batch]))
+        target.add(z, plus, minus, of_token)
 
 
 def _passes(specs: Sequence[CaptureSpec], answer: AnswerSide) -> list[Pass]:
