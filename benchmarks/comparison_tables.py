@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from alignez_bake.methods.registry import DEFAULT_METHOD
 from benchmarks.markdown import markdown_table
 from benchmarks.subjects import BASE, TUNED
 
@@ -40,7 +41,7 @@ def _default_table(world: WorldFigures) -> str:
             rows.append((name, strength, "no edit", "", "", "", ""))
     if world.baked is not None:
         strength = f"{world.baked.strengths[0]:g}"
-        rows.append(_row("the first method's first seed, baked and loaded from disk", strength, world.baked))
+        rows.append(_row(f"{DEFAULT_METHOD}, first seed, baked and loaded from disk", strength, world.baked))
     return markdown_table(columns, rows)
 
 
@@ -60,7 +61,8 @@ def _notes(world: WorldFigures, sizes: Sizes) -> list[str]:
     seeds = ", ".join(map(str, sizes.seeds))
     base, tuned = world.references.get(BASE), world.references.get(TUNED)
     notes = [
-        f"Seeds {seeds}, of pairs and of samples; {sizes.samples} answers to each held-out query and seed.",
+        f"Seeds {seeds}, of pairs and of samples. Answers to each query and seed: {sizes.samples} at the default,",
+        f"{sizes.picked_samples} at the strength picked, {sizes.grid_samples} at each strength of the grid.",
         "Mean (lowest to highest over seeds); intervals pool the seeds and take answers as independent.",
     ]
     if base is not None and tuned is not None:
@@ -72,7 +74,7 @@ def _notes(world: WorldFigures, sizes: Sizes) -> list[str]:
         )
     if world.baked is not None and world.baked.delivered_share is not None:
         notes.append(f"Lowest delivered share of the baked tensors: {world.baked.delivered_share:.4f}.")
-    notes += [f"{name}: {method.refused}." for name, method in world.methods.items() if method.refused]
+    notes += [f"No edit by {name}: {method.refused}." for name, method in world.methods.items() if method.refused]
     return notes
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from benchmarks.world_folder import WorldFolder
 
 ANSWER_TOKENS: Final = 60
-"""Three times the longest right answer of a world: what is longer cannot be judged good."""
+"""Three times the longest right answer of the worlds here: what is longer is cut, and not judged good."""
 
 
 @dataclass(frozen=True)

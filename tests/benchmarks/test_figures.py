@@ -2,6 +2,7 @@ import pytest
 
 from alignez_bake.pipeline import Asked
 from alignez_bake.progress import NoProgress
+from benchmarks import readme
 from benchmarks.cells import Cell, CellStore, Measured
 from benchmarks.comparison import Comparison, Sizes
 from benchmarks.subjects import BASE, SUBJECTS, TUNED
@@ -93,3 +94,9 @@ def test_tasks_take_turns():
 def test_ratios_are_of_medians_and_within_rounds():
     ratio = Ratio.of(Timings((6.0, 8.0, 30.0), (6.0, 6.0, 6.0)), Timings((1.0, 2.0, 3.0), (1.0, 1.0, 1.0)))
     assert (ratio.medians, ratio.low, ratio.high, ratio.processor) == (4.0, 4.0, 10.0, 6.0)
+
+
+def test_the_readme_shows_the_committed_tables():
+    text = (readme.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert readme.with_tables(text, readme.FOLDER / "results") == text
+    assert readme.with_tables("<!-- begin speed.md -->\nold\n<!-- end -->", readme.FOLDER / "results").count("old") == 0
