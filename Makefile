@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := out/demo
 
+# The models here are small: a second thread gains nothing, and costs tenfold where something else runs on the cores.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+
 .PHONY: demo test lint sweep clean
 
 $(VENV)/installed: pyproject.toml
