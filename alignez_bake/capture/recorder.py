@@ -9,6 +9,7 @@ import torch
 
 from alignez_bake.capture.spec import Reading
 from alignez_bake.language_model.batching import right_padded
+from alignez_bake.language_model.logits import logits_of_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -91,10 +92,9 @@ def record(
             lm.model.get_submodule(lm.architecture.base_model_prefix)(**batch._asdict(), use_cache=False)
         else:
             first = min(length - tail for length, tail in zip(lengths, logit_tails, strict=True))
-            columns = torch.arange(first, width, device=lm.device)
-            output = lm.model(**batch._asdict(), use_cache=False, logits_to_keep=columns)
+            found = logits_of_columns(lm.model, batch, first, width)
             kept_rows = _places([length - first for length in lengths], logit_tails, width - first).to(lm.device)
-            logits = output.logits.reshape(-1, output.logits.shape[-1]).index_select(0, kept_rows)
+            logits = found.reshape(-1, found.shape[-1]).index_select(0, kept_rows)
     return Recorded(values, logits)
 
 

@@ -79,7 +79,7 @@ def record_outputs(
             )
             real = batch.attention_mask.bool()
             residuals.append(leaving[0][real].cpu())
-            # Some models of transformers 4.57 give one position more than `logits_to_keep` asks for.
+            # opt of transformers 4.57 gives every position, whatever it is asked for.
             logits.append(result.logits[:, -logit_positions:][real[:, -logit_positions:]].cpu())
             advance(real.shape[0])
     finally:

@@ -8,6 +8,7 @@ import torch
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.batching import length_sorted_batches, right_padded
+from alignez_bake.language_model.logits import logits_of_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,11 +76,7 @@ def iter_answer_logits(
         first = min(len(contexts[index]) for index in indices) - 1
         last = batch.input_ids.shape[1] - 1
         with torch.inference_mode():
-            logits = lm.model(
-                **batch._asdict(),
-                use_cache=False,
-                logits_to_keep=torch.arange(first, last, device=lm.device),
-            ).logits
+            logits = logits_of_columns(lm.model, batch, first, last)
         for row, index in enumerate(indices):
             start = len(contexts[index]) - 1 - first
             yield AnswerLogits(index, logits[row, start : start + len(answers[index])].float())
