@@ -13,7 +13,7 @@ from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import Fitted, check_fit, fit_edits, known_objectives
-from alignez_bake.preference_pairs.pair_file import read_pairs
+from alignez_bake.preference_pairs.pair_file import check_origin, read_pairs
 from alignez_bake.preference_pairs.records import PairOrigin
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.objective import Objective, parse_objectives
@@ -104,7 +104,8 @@ def fit(
     first = "helpful" if asked is None else next(iter(asked))
     records = read_pairs(pairs, default_objective=first)
     lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
-    read_pairs(pairs, default_objective=first, origin=PairOrigin(folder.fingerprint, lm.tokenizer_sha256))
+    if records.header is not None:
+        check_origin(records.header.origin, PairOrigin(folder.fingerprint, lm.tokenizer_sha256), pairs)
     known = {**_recorded_objectives(records), **known}
     names = tuple(asked) if asked is not None else tuple(dict.fromkeys(entry.objective for entry in records.records))
     if missing := [name for name in names if name not in known]:
