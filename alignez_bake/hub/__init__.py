@@ -1,0 +1,1 @@
+"""Hugging Face Hub: bases and edits from there, results to there."""
