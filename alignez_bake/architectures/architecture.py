@@ -33,6 +33,10 @@ class LinearSite:
         rows: which rows of its output belong to the site, where a fused map computes two.
         post_norm: path of the norm that follows the writer before its output joins the residual stream.
         bias: `never`, `always`, or the entry of config.json that says whether the map has one.
+        experts: of a mixture of experts, where `module` is the whole block: path of the last map of expert
+            `{expert}`, as its files name it. The block's output is a sum of the experts' outputs, weighed by its
+            router.
+        expert_count: entry of config.json with the number of experts.
     """
 
     module: str
@@ -40,6 +44,13 @@ class LinearSite:
     rows: Rows = "all"
     post_norm: str | None = None
     bias: str = "never"
+    experts: str | None = None
+    expert_count: str | None = None
+
+    @property
+    def legal_reads(self) -> tuple[Reads, ...]:
+        """What an edit here can read, of what its kind allows: experts have each an input of their own."""
+        return ("output", "block") if self.experts is not None else ("output", "input", "block")
 
     def row_slice(self, fused_rows: int) -> slice:
         """The rows of the site within a fused output of `fused_rows`."""
@@ -59,10 +70,18 @@ class Architecture:
         layers: path of the list of decoder layers.
         layer_count: name of the number of layers in config.json.
         embed: path of the token embedding. Its output is the site `embed` (gemma2 scales inside the module).
+        head: path of the output embedding.
+        tied_by_default: whether head and embedding are one tensor where config.json does not say.
         final_norm: path of the norm after the last layer; what enters it is the residual stream.
         sites: the linear maps with a site.
         blocks: for each writer the module whose input `reads: block` reads, below the decoder layer.
         absent_sites: kinds that the architecture cannot have, with the reason.
+        embed_scaled: whether the embedding module multiplies what it looks up.
+        learned_positions: whether a learned position embedding joins the stream after the token embedding.
+        parallel_switch: entry of config.json (absent: true) by which attention and MLP both read the layer's input.
+        pre_norm_switch: entry of config.json (absent: true) without which a norm follows each sum, so that a layer's
+            output is no longer a sum of writers.
+        min_transformers: the oldest release whose module tree has these paths, if older ones are not alike.
     """
 
     model_type: str
@@ -70,10 +89,30 @@ class Architecture:
     layers: str
     layer_count: str
     embed: str
+    head: str
+    tied_by_default: bool
     final_norm: str
     sites: Mapping[SiteKind, LinearSite]
     blocks: Mapping[SiteKind, str]
     absent_sites: Mapping[SiteKind, str]
+    embed_scaled: bool = False
+    learned_positions: bool = False
+    parallel_switch: str | None = None
+    pre_norm_switch: str | None = None
+    min_transformers: str | None = None
+
+    def is_tied(self, config: Mapping[str, Any]) -> bool:
+        """Whether token embedding and head are one tensor."""
+        return bool(config.get("tie_word_embeddings", self.tied_by_default))
+
+    def is_parallel(self, config: Mapping[str, Any]) -> bool:
+        """Whether attention and MLP both read the layer's input, so that neither sees what the other writes."""
+        return self.parallel_switch is not None and bool(config.get(self.parallel_switch, True))
+
+    def layers_are_sums(self, config: Mapping[str, Any]) -> bool:
+        """Whether a layer's output is the sum of its input and its two writers' outputs, with no norm in between."""
+        pre_norm = self.pre_norm_switch is None or bool(config.get(self.pre_norm_switch, True))
+        return pre_norm and all(self.sites[kind].post_norm is None for kind in self.blocks)
 
     def num_layers(self, config: Mapping[str, Any]) -> int:
         """Number of decoder layers that a config.json states.
@@ -127,7 +166,10 @@ class Architecture:
 
     def legal_reads(self) -> dict[SiteKind, tuple[Reads, ...]]:
         """The sites of this architecture with what an edit there can read."""
-        return {kind: LEGAL_READS[kind] for kind in self.sites}
+        return {
+            kind: tuple(reads for reads in LEGAL_READS[kind] if reads in linear.legal_reads)
+            for kind, linear in self.sites.items()
+        }
 
 
 def known_model_types() -> tuple[str, ...]:
