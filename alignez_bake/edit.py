@@ -8,8 +8,8 @@ With row vectors, as they lie in memory (y: [..., d_out], r: [..., d_r]), this i
 
     y  <-  y + strength · ( g(r R + s) Lᵀ + c )
 
-`edit_delta` computes the added term, on numpy arrays (fold, streaming) and on torch tensors (hooks,
-modules) alike: it uses only `@`, `+`, `*` and the table of gates. This module does not import torch.
+`formula.edit_delta` computes the added term, on numpy arrays (fold, streaming) and on torch tensors (hooks,
+modules) alike. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, get_
 import numpy as np
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.formula import edit_delta
 from alignez_bake.site import LEGAL_READS, Reads, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     FloatArray = NDArray[np.floating[Any]]
+
+__all__ = ["GATE_NAMES", "POSITIONS", "Array", "Edit", "EditTensors", "Gate", "Positions", "compose", "edit_delta"]
 
 Gate = Literal["identity", "relu", "tanh"]
 Positions = Literal["all", "last"]
@@ -38,23 +41,6 @@ GATE_NAMES: Final[tuple[Gate, ...]] = get_args(Gate)
 POSITIONS: Final[tuple[Positions, ...]] = get_args(Positions)
 
 
-def _identity(x: Array) -> Array:
-    return x
-
-
-def _relu(x: Array) -> Array:
-    clipped: Array = x.clip(0)
-    return clipped
-
-
-def _tanh(x: Array) -> Array:
-    result: Array = x.tanh() if hasattr(x, "tanh") else np.tanh(x)
-    return result
-
-
-GATES: Final[Mapping[Gate, Callable[[Any], Any]]] = {"identity": _identity, "relu": _relu, "tanh": _tanh}
-
-
 class EditTensors(NamedTuple):
     """The four arrays of an edit in one array kind, dtype and device; absent ones are None."""
 
@@ -62,29 +48,6 @@ class EditTensors(NamedTuple):
     right: Any
     offset: Any
     bias: Any
-
-
-def edit_delta(tensors: EditTensors, gate: Gate, strength: float, read: Array) -> Any:  # noqa: ANN401 - as `read`
-    """strength · ( g(r R + s) Lᵀ + c ): what an edit adds to the output of its site.
-
-    Args:
-        tensors: left [d_out, k], right [d_r, k], offset [k], bias [d_out], of the same array kind as `read`.
-        gate: the non-linearity g.
-        strength: multiplies L and c.
-        read: r, [..., d_r].
-
-    Returns:
-        The added term, [..., d_out]; [d_out] for a pure shift, which does not depend on `read`.
-    """
-    total: Any = 0.0
-    if tensors.left is not None:
-        projected = read @ tensors.right
-        if tensors.offset is not None:
-            projected = projected + tensors.offset
-        total = GATES[gate](projected) @ tensors.left.T
-    if tensors.bias is not None:
-        total = total + tensors.bias
-    return total * strength
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from alignez_bake.edit import Array, Edit, EditTensors, edit_delta
 from alignez_bake.errors import BadInputError
+from alignez_bake.formula import apply_groups
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
+    from alignez_bake.edit import Array, Edit
     from alignez_bake.site import Reads, Site
+
+__all__ = ["BaseFingerprint", "EditPlan", "Group", "SiteValues", "apply_groups"]
 
 
 @dataclass(frozen=True)
@@ -134,31 +137,3 @@ class SiteValues(NamedTuple):
         assert value is not None, f"an edit reads {reads!r}, which was not recorded"
         result: Array = value
         return result
-
-
-def apply_groups(
-    groups: Sequence[Group],
-    values: SiteValues,
-    tensors_of: Callable[[Edit], EditTensors],
-    last_position: Any,  # noqa: ANN401 - numpy array or torch tensor, as `values`
-) -> Any:  # noqa: ANN401
-    """The edited output of a site: y + Σ_o w_o (E_o(y) - y).
-
-    Args:
-        groups: of `EditPlan.groups_at`.
-        values: y [..., T, d_out] and what else is read, one array kind and dtype.
-        tensors_of: the arrays of an edit in that kind and dtype.
-        last_position: [T, 1], one at the last row and zero elsewhere; used by edits at `last` alone.
-
-    Returns:
-        The edited output, same shape as y.
-    """
-    edited = values.output
-    for group in groups:
-        current = values.output
-        for edit in group.edits:
-            read = values.read(edit.reads, current)
-            delta = edit_delta(tensors_of(edit), edit.gate, edit.strength, read)
-            current = current + (delta * last_position if edit.positions == "last" else delta)
-        edited = edited + group.weight * (current - values.output)
-    return edited
