@@ -9,7 +9,6 @@ import typer
 
 from alignez_bake.cli import options
 from alignez_bake.cli.shell import show
-from alignez_bake.progress import RichProgress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -44,7 +43,7 @@ def push_command(
     del yes  # nothing is asked here
     from alignez_bake.commands.push import push  # noqa: PLC0415 - so that --help is quick
 
-    result = push(out, repo, private=private, revision=revision, dry_run=dry_run, progress=RichProgress())
+    result = push(out, repo, private=private, revision=revision, dry_run=dry_run)
     show(result, as_json=json, tables=lambda: _tables(result))
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alignez_bake.hub.upload import Upload, push_folder
-
-if TYPE_CHECKING:
-    from alignez_bake.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,6 @@ def push(
     private: bool = False,
     revision: str | None = None,
     dry_run: bool = False,
-    progress: Progress | None = None,
 ) -> PushResult:
     """Upload a result folder to a model repository of the hub.
 
@@ -42,12 +38,11 @@ def push(
         private: whether a new repository is private.
         revision: branch to push to; made if it is not there; the repository's default branch unless given.
         dry_run: list what would be sent; no connection is opened.
-        progress: where to say how far it is.
 
     Raises:
         BadInputError: no result, a result that did not pass its certificate, an invalid name, or what the hub
             refuses; as `hub.upload.push_folder`.
     """
     path = Path(out)
-    upload = push_folder(path, repo, private=private, revision=revision, dry_run=dry_run, progress=progress)
+    upload = push_folder(path, repo, private=private, revision=revision, dry_run=dry_run)
     return PushResult(path, upload, dry_run)
