@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from alignez_bake.exporters.output_folder import OURS
+from alignez_bake.exporters.protocol import SkippedFile
 
 from alignez_bake.safetensors_io.folder_layout import INDEX_FILE, check_inside
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 # Other copies of the unedited weights: a loader that prefers one would run the base in silence.
@@ -33,14 +32,6 @@ _WEIGHT_SUFFIXES: Final = (
 )
 _FOLDERS_LEFT: Final = {".git": "version control", ".cache": "a download cache", OURS: "the record of an earlier bake"}
 DTYPE_KEYS: Final = ("dtype", "torch_dtype")
-
-
-@dataclass(frozen=True)
-class SkippedFile:
-    """A file of the base that is not in the result."""
-
-    name: str
-    reason: str
 
 
 class BaseFiles(NamedTuple):
@@ -112,16 +103,7 @@ def _sort_folder(
                 copied[name] = f"{OURS}/base_README.md" if name == "README.md" else name
 
 
-def write_config_dtype(config: dict[str, Any], target: Path, dtype: str) -> None:
-    """Write config.json with another weight dtype, such as `float32`; everything else as it was.
-
-    Args:
-        config: the base's config.json.
-        target: the file to write.
-        dtype: transformers' name of the dtype.
-    """
-    changed = dict(config)
-    present = [key for key in DTYPE_KEYS if key in changed] or [DTYPE_KEYS[0]]
-    for key in present:
-        changed[key] = dtype
-    target.write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A config.json with another weight dtype, such as `float32`; everything else as it was."""
+    present = [key for key in DTYPE_KEYS if key in config] or [DTYPE_KEYS[0]]
+    return {**config, **dict.fromkeys(present, dtype)}

@@ -1,114 +1,167 @@
 """A standalone checkpoint: the base's own files with edited tensors in place.
 
-Tensor names, file layout, order and metadata stay; every tensor without an edit is copied byte for byte. The folder
-loads with plain `AutoModelForCausalLM.from_pretrained`, and no code of ours is needed at run time.
+Tensor names, file layout, order and metadata stay; every tensor without an edit is copied byte for byte. Where all
+edits fold, the folder loads with plain `AutoModelForCausalLM.from_pretrained`; with inserted modules it brings one
+generated code file along and needs `trust_remote_code=True`. No code of ours is needed at run time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+import json
+from typing import TYPE_CHECKING, Any
 
-from alignez_bake.exporters.base_files import SkippedFile, copy_base_files, write_config_dtype
+from alignez_bake.exporters.base_files import copy_base_files, with_dtype
+from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
+from alignez_bake.exporters.dtype import FILE_DTYPES, check_dtype
+from alignez_bake.exporters.protocol import Exported
 
+from alignez_bake.certificate.tensors import certify_tensors
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
-from alignez_bake.lowering.fold import EditedTensors
-from alignez_bake.progress import NoProgress
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.safetensors_io.dtypes import BY_NAME, file_dtype_of
 from alignez_bake.safetensors_io.index import rewrite_index
-from alignez_bake.safetensors_io.writer import copy_with_replacements, rewrite_file
+from alignez_bake.safetensors_io.writer import Part, assemble_file, copy_with_replacements, rewrite_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from alignez_bake.exporters.checkpoint_contents import CheckpointContents
+    from alignez_bake.exporters.dtype import DtypeName
+    from alignez_bake.exporters.protocol import ExportSettings
     from numpy.typing import NDArray
 
+    from alignez_bake.certificate.verdict import LevelCertificate
     from alignez_bake.edit import Edit
-    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.language_model.loading import LoadedModel
+    from alignez_bake.lowering.decide import Lowering, Route
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
-    from alignez_bake.progress import Progress
-
-DtypeName = Literal["float32", "float16", "bfloat16", "float64"]
-FILE_DTYPES: Final[dict[str, str]] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
-
-
-@dataclass(frozen=True)
-class CheckpointResult:
-    """What an export did beside the edits: the files of the base that it left out."""
-
-    skipped: tuple[SkippedFile, ...]
+    from alignez_bake.progress import Advance, Progress
+    from alignez_bake.safetensors_io.header import Header
 
 
 class CheckpointExporter:
-    """Writes a folded checkpoint. Only edits that fold into the tensors that are there can go in."""
+    """Writes a checkpoint: folds into the base's tensors or an equivalent model's, and inserted modules."""
 
     name = "checkpoint"
+    routes: frozenset[Route] = frozenset({"fold", "rehome", "insert"})
+    exactness = "exact, rounded once"
+    cost = "none: same tensors"
+    card_library = "transformers"
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit folds at this slot."""
         return fold_refusal(edit, slot)
 
-    def export(
-        self,
-        base: ModelFolder,
-        lowering: Lowering,
-        out: Path,
-        *,
-        dtype: DtypeName | None = None,
-        progress: Progress | None = None,
-    ) -> CheckpointResult:
-        """Write the checkpoint into the empty folder `out`.
+    def check(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> None:
+        """Refuse inserts that no generated code can carry, and unknown dtypes."""
+        check_dtype(settings.dtype)
+        checkpoint_contents(base, lowering)
 
-        Args:
-            base: the base model; only read.
-            lowering: decisions for every edit, none of them refused.
-            out: folder to write into, such as `output_folder.staged_output` gives.
-            dtype: of all float tensors, and of config.json; the stored dtypes unless given.
-            progress: counts tensors.
+    def bytes_needed(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> int:
+        """Bytes that the weights will take on disk."""
+        contents = checkpoint_contents(base, lowering)
+        stored = sum(
+            _bytes(contents.home.tensors.entry(name).shape, _file_dtype(contents, name, settings.dtype))
+            for name in contents.home.tensors
+        )
+        return stored + sum(array.nbytes for array in contents.added.values())
+
+    def export(
+        self, base: ModelFolder, lowering: Lowering, out: Path, settings: ExportSettings, progress: Progress
+    ) -> Exported:
+        """Write the checkpoint into the empty folder `out`.
 
         Raises:
             BadInputError: refused edits, weights that are not finite, an overflow of the dtype, a full disk.
         """
         lowering.require_complete()
-        edited = EditedTensors(lowering.folds, base.tensors)
-        (out / "alignez").mkdir(exist_ok=True)
+        dtype = check_dtype(settings.dtype)
+        contents = checkpoint_contents(base, lowering)
         headers = {}
-        with (progress or NoProgress()).task("writing tensors", len(edited.names)) as advance:
-
-            def compute(name: str, file_dtype: str) -> NDArray[Any]:
-                advance()
-                return edited.compute(name).rounded(file_dtype)
-
+        with progress.task("writing tensors", len(contents.edited.names)) as advance:
             for file in base.tensors.files:
-                source = base.tensors.header(file)
-                if dtype is None:
-                    headers[file] = copy_with_replacements(
-                        source,
-                        out / file,
-                        lambda name: compute(name, base.tensors.entry(name).dtype) if name in edited else None,
-                    )
-                else:
-                    headers[file] = rewrite_file(
-                        source,
-                        out / file,
-                        lambda _name, _entry: FILE_DTYPES[dtype],
-                        lambda name, values: compute(name, FILE_DTYPES[dtype]) if name in edited else values,
-                    )
+                headers[file] = _write_file(contents, file, out / file, dtype, advance)
         if base.tensors.index is not None:
             rewrite_index(base.tensors.index, out / base.tensors.index.name, headers)
         skipped = copy_base_files(base.path, out, base.tensors.files)
-        if dtype is not None:
-            write_config_dtype(base.config, out / "config.json", dtype)
-        return CheckpointResult(skipped)
+        config = contents.config if dtype is None else with_dtype(contents.config, dtype)
+        if config != base.config:
+            text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+            (out / "config.json").write_text(text, encoding="utf-8")
+        for name, text in contents.code.items():
+            (out / name).write_text(text, encoding="utf-8")
+        return Exported(skipped)
+
+    def certify_tensors(self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> LevelCertificate:
+        """Every tensor, config entry and file against formula and base."""
+        return certify_tensors(base, open_model_folder(out), lowering, progress=progress)
+
+    def reload(
+        self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
+    ) -> LoadedModel:
+        """The checkpoint by transformers' Auto class; the generated code runs only if it is what we generate.
+
+        Raises:
+            BadInputError: a folder that does not load, or a code file that is not the one that the edits ask for.
+        """
+        from alignez_bake.language_model.loading import load_model  # noqa: PLC0415 - imports torch
+
+        for name, text in checkpoint_contents(base, lowering).code.items():
+            if not (out / name).is_file() or (out / name).read_text(encoding="utf-8") != text:
+                raise BadInputError(f"{out / name} is not the code that was generated for these edits: it is not run")
+            trust_remote_code = True
+        return load_model(open_model_folder(out), device=device, trust_remote_code=trust_remote_code)
 
 
-def check_dtype(name: str | None) -> DtypeName | None:
-    """A weight dtype by transformers' name, or None for the base's own.
+def _write_file(
+    contents: CheckpointContents, file: str, target: Path, dtype: DtypeName | None, advance: Advance
+) -> Header:
+    source, edited, tensors = contents.base.tensors.header(file), contents.edited, contents.home.tensors
+    names = contents.names_in(file)
 
-    Raises:
-        BadInputError: not one of those.
-    """
-    if name is not None and name not in FILE_DTYPES:
-        raise BadInputError(f"--dtype {name!r} is unknown: use one of {', '.join(FILE_DTYPES)}")
-    return name  # type: ignore[return-value]  # one of the literals, as just checked
+    def edited_values(name: str, file_dtype: str) -> NDArray[Any]:
+        advance()
+        return edited.compute(name).rounded(file_dtype)
+
+    if names == list(source.entries) and all(tensors.entry(name).shape == source.entries[name].shape for name in names):
+        if dtype is None:
+            return copy_with_replacements(
+                source, target, lambda name: edited_values(name, source.entries[name].dtype) if name in edited else None
+            )
+        return rewrite_file(
+            source,
+            target,
+            lambda _name, _entry: FILE_DTYPES[dtype],
+            lambda name, values: edited_values(name, FILE_DTYPES[dtype]) if name in edited else values,
+        )
+
+    def part(name: str) -> Part:
+        if name in contents.added:
+            array = contents.added[name]
+            return Part(name, file_dtype_of(array.dtype), array.shape, lambda: array)
+        file_dtype, entry = _file_dtype(contents, name, dtype), tensors.entry(name)
+        values: Callable[[], NDArray[Any]] | None
+        if name in edited:
+            values = lambda: edited_values(name, file_dtype)  # noqa: E731
+        elif contents.is_copied(name) and entry.dtype == file_dtype:
+            values = None
+        else:
+            values = lambda: tensors.read(name)  # noqa: E731
+        return Part(name, file_dtype, entry.shape, values)
+
+    return assemble_file(source, target, [part(name) for name in names])
+
+
+def _file_dtype(contents: CheckpointContents, name: str, dtype: str | None) -> str:
+    stored = contents.home.tensors.entry(name).dtype
+    return FILE_DTYPES[dtype] if dtype is not None and BY_NAME[stored].is_plain_float else stored
+
+
+def _bytes(shape: tuple[int, ...], file_dtype: str) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count * BY_NAME[file_dtype].bits // 8

@@ -11,7 +11,7 @@ from alignez_bake.exporters.checkpoint import CheckpointExporter
 from alignez_bake.cli.main import build_app
 from alignez_bake.cli.shell import run
 from alignez_bake.edit_plan import EditPlan
-from alignez_bake.lowering.decide import lower
+from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.safetensors_io.writer import copy_with_replacements, write_tensors

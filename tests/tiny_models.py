@@ -15,6 +15,7 @@ Biases at the writers exist where the architecture has a switch for them:
     gemma2       yes          attention_bias                    none
     phi3         yes          no such switch                    none
     opt          yes          enable_bias                       none
+    mixtral      yes          no such switch                    none
 
 `hidden` differs from heads x head_dim in qwen3 and gemma2, so that their attention writers are not square.
 """
@@ -51,6 +52,7 @@ _BIAS_SWITCHES: dict[str, dict[str, bool] | None] = {
     "gemma2": {"attention_bias": True},
     "phi3": None,
     "opt": {"enable_bias": True},
+    "mixtral": None,
 }
 """What turns the writers' biases on; None: they cannot have any; empty: they always have them."""
 
@@ -94,6 +96,13 @@ _SIZES: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 16,
     },
     "phi3": {**_ROPE_SIZES, "original_max_position_embeddings": CONTEXT},
+    "mixtral": {
+        **_ROPE_SIZES,
+        "head_dim": 16,
+        "sliding_window": None,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+    },
     "opt": {
         "hidden_size": 32,
         "word_embed_proj_dim": 32,
@@ -161,7 +170,7 @@ def _values(model_type: str, name: str, noise: torch.Tensor) -> torch.Tensor:
         return 0.3 * noise + (0.0 if model_type == "gemma2" else 1.0)
     if any(part in name for part in ("embed_tokens", "embed_in", "embed_positions", "wte", "wpe")):
         return 0.5 * noise
-    fan_in = noise.shape[0] if model_type == "gpt2" and "lm_head" not in name else noise.shape[1]
+    fan_in = noise.shape[0] if model_type == "gpt2" and "lm_head" not in name else noise.shape[-1]
     return noise * (2.0 if "lm_head" in name or "embed_out" in name else 1.0) / math.sqrt(fan_in)
 
 

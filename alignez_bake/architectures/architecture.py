@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 Layout = Literal["out_in", "in_out"]
 Rows = Literal["all", "first_half", "second_half"]
 
+INSERTED_PREFIX = "alignez_"
+"""What precedes the base's model type in that of a checkpoint with inserted modules."""
+INSERTED_EDITS = "alignez_edits"
+"""Entry of config.json that lists its edits."""
 _DATA_PACKAGE = "alignez_bake.architectures.data"
 
 
@@ -81,6 +85,7 @@ class Architecture:
         parallel_switch: entry of config.json (absent: true) by which attention and MLP both read the layer's input.
         pre_norm_switch: entry of config.json (absent: true) without which a norm follows each sum, so that a layer's
             output is no longer a sum of writers.
+        flattens: whether the MLP gets batch and length as one dimension.
         min_transformers: the oldest release whose module tree has these paths, if older ones are not alike.
     """
 
@@ -99,6 +104,7 @@ class Architecture:
     learned_positions: bool = False
     parallel_switch: str | None = None
     pre_norm_switch: str | None = None
+    flattens: bool = False
     min_transformers: str | None = None
 
     def is_tied(self, config: Mapping[str, Any]) -> bool:
@@ -185,6 +191,9 @@ def architecture_for(config: Mapping[str, Any]) -> Architecture:
         BadInputError: no `model_type`, or one without a data file.
     """
     model_type = config.get("model_type")
+    if isinstance(model_type, str) and INSERTED_EDITS in config:
+        # A result with inserted modules: its decoder layers and maps lie where the base's do.
+        model_type = model_type.removeprefix(INSERTED_PREFIX)
     if not isinstance(model_type, str):
         raise BadInputError("config.json has no model_type: it is not the config of a transformers model")
     if model_type not in known_model_types():

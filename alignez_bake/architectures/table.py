@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from alignez_bake.architectures.architecture import architecture_for, known_model_types
-from alignez_bake.site import LEGAL_READS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,8 +29,9 @@ def architecture_table() -> str:
     rows: list[Sequence[str]] = [_COLUMNS, tuple("---" for _ in _COLUMNS)]
     for model_type in known_model_types():
         architecture = architecture_for({"model_type": model_type})
+        legal = architecture.legal_reads()
         for kind, linear in architecture.sites.items():
-            reads = LEGAL_READS[kind]
+            reads = legal[kind]
             folding = ", ".join(name for name in reads if name != "block")
             other = ", ".join(name for name in reads if name == "block") or "-"
             rows.append((model_type, f"`{kind}`", folding, other, *_cells(linear)))
@@ -46,7 +46,7 @@ def _cells(linear: LinearSite) -> tuple[str, str, str, str]:
         linear.rows
     ]
     return (
-        f"`{linear.module}`",
+        f"`{linear.experts or linear.module}`",
         layout + rows,
         _BIASES.get(linear.bias, f"if `{linear.bias}`"),
         "-" if linear.post_norm is None else f"`{linear.post_norm}`",

@@ -22,6 +22,7 @@ import torch
 from alignez_bake.certificate.forward_passes import (
     LOGIT_POSITIONS,
     Outputs,
+    SiteRecord,
     greedy_tokens,
     record_outputs,
     record_sites,
@@ -29,13 +30,15 @@ from alignez_bake.certificate.forward_passes import (
 from alignez_bake.certificate.prompts import certificate_prompts
 from alignez_bake.language_model.loading import has_tokenizer, load_model, tokenizer_of
 from alignez_bake.lowering.hooks import edited_by_hooks
+from alignez_bake.lowering.slot import find_slot
 from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from alignez_bake.certificate.verdict import Level, Verdict
-    from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.language_model.loading import LoadedModel
+    from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
@@ -123,7 +126,7 @@ class _Reference(NamedTuple):
     exact: dict[int, Outputs]
     unedited: dict[int, Outputs]
     greedy: dict[int, list[list[int]]]
-    sites: dict[str, Any]
+    sites: dict[str, list[SiteRecord]]
     last_only_difference: float
 
 
@@ -138,8 +141,8 @@ class _Found(NamedTuple):
 
 def certify_forward(
     base: ModelFolder,
-    result: ModelFolder,
-    plan: EditPlan,
+    lowering: Lowering,
+    result: LoadedModel,
     *,
     device: str = "cpu",
     trust_remote_code: bool = False,
@@ -149,8 +152,8 @@ def certify_forward(
 
     Args:
         base: the base model.
-        result: the baked model on disk.
-        plan: the edits that were baked.
+        lowering: the edits that were baked, and how.
+        result: the artefact, loaded from disk as its users load it.
         device: where both run.
         trust_remote_code: passed to transformers' loader.
         progress: counts prompts.
@@ -158,7 +161,8 @@ def certify_forward(
     Raises:
         BadInputError: a folder that does not load, or a site that the architecture lacks.
     """
-    baked, unused = load_model(result, device=device, trust_remote_code=trust_remote_code)
+    baked, unused = result
+    plan = lowering.plan
     dtype = baked.dtype
     sixteen_bit = dtype in (torch.bfloat16, torch.float16)
     positions = int(getattr(baked.config, "max_position_embeddings", None) or 10**9)
@@ -167,7 +171,7 @@ def certify_forward(
     tokenizer = tokenizer_of(base.path, trust_remote_code=trust_remote_code) if has_tokenizer(base.path) else None
     prompts = certificate_prompts(tokenizer, vocabulary_size=vocabulary, longest=positions - new_tokens)
     alone = prompts.ids[:: max(1, len(prompts.ids) // GREEDY_PROMPTS_ALONE)]
-    paths = [base.architecture.module_path(site) for site in plan.sites if site.kind in base.architecture.sites]
+    paths = _comparable_maps(base, lowering)
 
     runs = len(BATCH_SIZES) * (5 if sixteen_bit else 3) + 2
     total = runs * len(prompts.ids) + 2 * (len(prompts.ids) + len(alone))
@@ -297,11 +301,38 @@ def _judge(
     )
 
 
+def _comparable_maps(base: ModelFolder, lowering: Lowering) -> list[str]:
+    """Paths of the edited modules that, given the hooked one's input, must give its output.
+
+    Not where hidden units were added, whose values would have to be in that input, nor where the edit reads more than
+    that. The comparison of the whole model sees those.
+    """
+    architecture = base.architecture
+    routes = {decision.edit.site: decision.route for decision in lowering.decisions}
+    reads = {edit.site for edit in lowering.plan.edits if edit.reads == "block"}
+    grown = {
+        fold.slot.site
+        for fold in lowering.folds
+        if fold.slot.kind != "map" or fold.slot.d_in != find_slot(base, fold.slot.site).d_in
+    }
+    # Modules that get a batch flattened cannot tell its last rows by themselves.
+    last = {edit.site for edit in lowering.plan.edits if edit.positions == "last"} if architecture.flattens else set()
+    return [
+        architecture.module_path(site)
+        for site in lowering.plan.sites
+        if site.kind in architecture.sites and routes[site] != "carry" and site not in reads | grown | last
+    ]
+
+
 @torch.no_grad()
-def _worst_site(baked: PreTrainedModel, sites: dict[str, Any]) -> tuple[str, float, float] | None:
+def _worst_site(baked: PreTrainedModel, sites: dict[str, list[SiteRecord]]) -> tuple[str, float, float] | None:
     tolerance = SITE_TOLERANCE[baked.dtype]
     errors = {
-        path: relative_error(baked.get_submodule(path)(record.input), record.output) for path, record in sites.items()
+        path: relative_error(
+            torch.cat([baked.get_submodule(path)(record.input).flatten() for record in records]),
+            torch.cat([record.output.flatten() for record in records]),
+        )
+        for path, records in sites.items()
     }
     if not errors:
         return None

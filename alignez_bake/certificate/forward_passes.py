@@ -36,7 +36,7 @@ class Outputs(NamedTuple):
 
 
 class SiteRecord(NamedTuple):
-    """Input and output of the linear map at one site, in the model's dtype."""
+    """Input and output of the module at one site in one pass, in the model's dtype and with their batch dimensions."""
 
     input: torch.Tensor
     output: torch.Tensor
@@ -90,13 +90,13 @@ def record_outputs(
 @torch.no_grad()
 def record_sites(
     model: PreTrainedModel, module_paths: Sequence[str], prompts: Sequence[Sequence[int]]
-) -> dict[str, SiteRecord]:
-    """Input and output of linear maps, one prompt at a time; output as the hooks around leave it."""
+) -> dict[str, list[SiteRecord]]:
+    """Input and output of modules, one prompt at a time; output as the hooks around leave it."""
     seen: dict[str, list[SiteRecord]] = {path: [] for path in module_paths}
 
     def keeper(path: str) -> Any:  # noqa: ANN401 - a forward hook
         def keep(_module: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            seen[path].append(SiteRecord(args[0].flatten(0, -2), output.flatten(0, -2)))
+            seen[path].append(SiteRecord(args[0], output))
 
         return keep
 
@@ -112,10 +112,7 @@ def record_sites(
     finally:
         for handle in handles:
             handle.remove()
-    return {
-        path: SiteRecord(torch.cat([r.input for r in records]), torch.cat([r.output for r in records]))
-        for path, records in seen.items()
-    }
+    return seen
 
 
 @torch.no_grad()

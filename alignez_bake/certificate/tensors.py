@@ -1,5 +1,8 @@
 """Level `tensors`: every edited tensor is the formula, rounded once; every other byte is the base's.
 
+What an equivalent model adds to the base (biases, hidden units) is zero but for the edits, and what inserted modules
+bring are the edits' own values.
+
 Streams through both folders; no model is run and torch is not imported.
 """
 
@@ -13,14 +16,18 @@ import numpy as np
 
 from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict
 from alignez_bake.exporters.base_files import DTYPE_KEYS, base_files
-from alignez_bake.exporters.checkpoint import FILE_DTYPES as DTYPE_NAMES
-from alignez_bake.lowering.fold import Delivery, EditedTensors, delivery
+from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
+from alignez_bake.exporters.dtype import FILE_DTYPES as DTYPE_NAMES
+from alignez_bake.lowering.fold import Delivery, delivery
 from alignez_bake.progress import NoProgress
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
+    from alignez_bake.exporters.checkpoint_contents import CheckpointContents
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.lowering.fold import FoldedTensor
     from alignez_bake.model_folder import ModelFolder
@@ -44,6 +51,7 @@ class TensorsCertificate:
         reasons: one line each for what went wrong.
         deliveries: for each edited tensor how much of the edit its rounding kept.
         untouched: number of tensors that must equal the base's, all of which were compared.
+        added: number of parameters of inserted modules, likewise.
         dtype: of the result, if it is not the base's.
     """
 
@@ -51,6 +59,7 @@ class TensorsCertificate:
     reasons: tuple[str, ...]
     deliveries: tuple[Delivery, ...]
     untouched: int
+    added: int
     dtype: str | None
     level: Level = field(default="tensors", init=False)
 
@@ -67,6 +76,7 @@ class TensorsCertificate:
             "reasons": list(self.reasons),
             "edited_tensors": len(self.deliveries),
             "untouched_tensors": self.untouched,
+            "inserted_tensors": self.added,
             "dtype": self.dtype,
             "lowest_delivered_share": self.lowest_share,
             "required_delivered_share": MIN_DELIVERED_SHARE,
@@ -88,39 +98,30 @@ def certify_tensors(
     Raises:
         BadInputError: a file that cannot be read, or a base that is damaged.
     """
-    edited = EditedTensors(lowering.folds, base.tensors)
-    base_names, result_names = set(base.tensors.names()), set(result.tensors.names())
+    contents = checkpoint_contents(base, lowering)
+    expected_names, result_names = set(contents.names), set(result.tensors.names())
     reasons = [
         f"{len(names)} tensor(s) {what}: {_listed(names)}"
         for what, names in (
-            ("of the base are missing", sorted(base_names - result_names)),
-            ("are not the base's", sorted(result_names - base_names)),
+            ("that must be there are missing", sorted(expected_names - result_names)),
+            ("are neither the base's nor the edits'", sorted(result_names - expected_names)),
         )
         if names
     ]
-    deliveries: list[Delivery] = []
-    differing: list[str] = []
-    common = sorted(base_names & result_names)
+    common = sorted(expected_names & result_names)
+    comparison = _Comparison(base, contents, result)
     with (progress or NoProgress()).task("comparing tensors", len(common)) as advance:
         for name in common:
             advance()
-            if base.tensors.entry(name).shape != result.tensors.entry(name).shape:
-                reasons.append(
-                    f"{name} has shape {list(result.tensors.entry(name).shape)}, "
-                    f"the base's has {list(base.tensors.entry(name).shape)}"
-                )
-            elif name in edited:
-                tensor, stored = edited.compute(name), result.tensors.read(name)
-                if (wrong := values_off_formula(tensor, stored)) > 0:
-                    reasons.append(f"{name}: {wrong} of {stored.size} values are not the formula's")
-                deliveries.append(delivery(tensor, stored))
-            elif not _same_values(base.tensors, result.tensors, name):
-                differing.append(name)
+            comparison.compare(name)
+    deliveries, differing = comparison.deliveries, comparison.differing
+    reasons.extend(comparison.reasons)
     if differing:
         reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {_listed(differing)}")
-    reasons.extend(_config_reasons(base, result))
-    reasons.extend(_file_reasons(base, result))
-    reasons.extend(_dtype_reasons(base, result, common))
+    reasons.extend(_config_reasons(contents.config, result))
+    reasons.extend(_file_reasons(base, result, contents.code))
+    stored_names = [name for name in common if name not in contents.added]
+    reasons.extend(_dtype_reasons(contents, result, stored_names))
     shares = [entry.share for entry in deliveries if entry.share is not None]
     lost = [entry.name for entry in deliveries if entry.share is not None and not entry.share >= MIN_DELIVERED_SHARE]
     if lost:
@@ -129,17 +130,49 @@ def certify_tensors(
             f"{MIN_DELIVERED_SHARE}: {_listed(lost)}; use a larger strength, or --dtype float32"
         )
     verdict: Verdict = "failed" if reasons else "passed"
-    if not reasons and not shares:
+    if not reasons and not shares and not any(array.any() for array in contents.added.values()):
         verdict, reasons = "inconclusive", ["the edits change no tensor, so nothing shows that they were applied"]
-    dtypes = {result.tensors.entry(name).dtype for name in common}
-    changed = dtypes != {base.tensors.entry(name).dtype for name in common}
+    dtypes = {result.tensors.entry(name).dtype for name in stored_names}
+    changed = dtypes != {contents.home.tensors.entry(name).dtype for name in stored_names}
     return TensorsCertificate(
         verdict,
         tuple(reasons),
         tuple(deliveries),
-        len(common) - len(deliveries),
+        len(common) - len(deliveries) - len(contents.added),
+        len(contents.added),
         "/".join(sorted(dtypes)) if changed else None,
     )
+
+
+class _Comparison:
+    """Result and expectation, tensor by tensor."""
+
+    def __init__(self, base: ModelFolder, contents: CheckpointContents, result: ModelFolder) -> None:
+        self._base, self._contents, self._result = base, contents, result
+        self.reasons: list[str] = []
+        self.deliveries: list[Delivery] = []
+        self.differing: list[str] = []
+
+    def compare(self, name: str) -> None:
+        contents, stored = self._contents, self._result.tensors
+        added, home = contents.added.get(name), contents.home.tensors
+        shape = home.entry(name).shape if added is None else added.shape
+        if shape != stored.entry(name).shape:
+            self.reasons.append(f"{name} has shape {list(stored.entry(name).shape)}, not {list(shape)}")
+        elif added is not None:
+            values = stored.read(name)
+            if values.dtype != added.dtype or values.tobytes() != added.tobytes():
+                self.reasons.append(f"{name}, a parameter of an inserted module, is not the edit's")
+        elif name in contents.edited:
+            tensor, values = contents.edited.compute(name), stored.read(name)
+            if (wrong := values_off_formula(tensor, values)) > 0:
+                self.reasons.append(f"{name}: {wrong} of {values.size} values are not the formula's")
+            self.deliveries.append(delivery(tensor, values))
+        elif contents.is_copied(name):
+            if not _same_values(self._base.tensors, stored, name):
+                self.differing.append(name)
+        elif not _same_rounded(home.read(name), stored.read(name)):
+            self.reasons.append(f"{name}, which makes room for edits and has none of its own, is not as it must be")
 
 
 def values_off_formula(tensor: FoldedTensor, stored: NDArray[Any]) -> int:
@@ -176,14 +209,22 @@ def _same_values(base: TensorFolder, result: TensorFolder, name: str) -> bool:
     return expected.tobytes() == result.read(name).tobytes()
 
 
-def _config_reasons(base: ModelFolder, result: ModelFolder) -> list[str]:
-    keys = (set(base.config) | set(result.config)) - set(DTYPE_KEYS)
-    changed = sorted(key for key in keys if base.config.get(key) != result.config.get(key))
-    return [f"config.json differs from the base's in {_listed(changed)}"] if changed else []
+def _same_rounded(expected: NDArray[Any], stored: NDArray[Any]) -> bool:
+    """Value for value, in the stored dtype."""
+    return cast_once(expected, stored.dtype).tobytes() == stored.tobytes()
 
 
-def _file_reasons(base: ModelFolder, result: ModelFolder) -> list[str]:
-    """Tokenizer, generation config and whatever else was copied: the same bytes. config.json is compared by value."""
+def _config_reasons(expected: Mapping[str, Any], result: ModelFolder) -> list[str]:
+    keys = (set(expected) | set(result.config)) - set(DTYPE_KEYS)
+    changed = sorted(key for key in keys if expected.get(key) != result.config.get(key))
+    return [f"config.json is not what it must be in {_listed(changed)}"] if changed else []
+
+
+def _file_reasons(base: ModelFolder, result: ModelFolder, code: Mapping[str, str]) -> list[str]:
+    """Tokenizer, generation config and whatever else was copied: the same bytes; so is what was generated.
+
+    config.json is compared by value.
+    """
     copied = base_files(base.path, base.tensors.files).copied
     del copied["config.json"]
     differing = [
@@ -192,25 +233,30 @@ def _file_reasons(base: ModelFolder, result: ModelFolder) -> list[str]:
         if not (result.path / target).is_file()
         or not filecmp.cmp(base.path / name, result.path / target, shallow=False)
     ]
-    return (
+    reasons = (
         [f"{len(differing)} file(s) are missing or differ from the base's: {_listed(differing)}"] if differing else []
     )
+    for name, text in code.items():
+        if not (result.path / name).is_file() or (result.path / name).read_bytes() != text.encode("utf-8"):
+            reasons.append(f"{name} is not the code that is generated for these edits")
+    return reasons
 
 
-def _dtype_reasons(base: ModelFolder, result: ModelFolder, names: list[str]) -> list[str]:
+def _dtype_reasons(contents: CheckpointContents, result: ModelFolder, names: list[str]) -> list[str]:
     """The weights' dtype must be the base's, or one for all float tensors, and config.json must say so.
 
     Plain `from_pretrained` casts every weight to the dtype of config.json: it would round another one again.
     """
-    pairs = {(base.tensors.entry(name).dtype, result.tensors.entry(name).dtype) for name in names}
+    config = contents.config
+    pairs = {(contents.home.tensors.entry(name).dtype, result.tensors.entry(name).dtype) for name in names}
     if all(old == new for old, new in pairs):
-        expected = {key: base.config[key] for key in DTYPE_KEYS if key in base.config}
+        expected = {key: config[key] for key in DTYPE_KEYS if key in config}
     else:
         new_dtypes = sorted({new for old, new in pairs if is_plain_float(old)})
         if len(new_dtypes) > 1:
             return [f"float tensors have the dtypes {', '.join(new_dtypes)}, where the base's or one for all must be"]
         (name,) = [name for name, file_name in DTYPE_NAMES.items() if file_name == new_dtypes[0]]
-        expected = dict.fromkeys([key for key in DTYPE_KEYS if key in base.config] or DTYPE_KEYS[:1], name)
+        expected = dict.fromkeys([key for key in DTYPE_KEYS if key in config] or DTYPE_KEYS[:1], name)
     found = {key: result.config[key] for key in DTYPE_KEYS if key in result.config}
     return [] if found == expected else [f"config.json says {found} of the weights' dtype, where {expected} must be"]
 

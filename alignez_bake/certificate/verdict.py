@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from alignez_bake.errors import CheckFailedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Verdict = Literal["passed", "failed", "inconclusive"]
 Level = Literal["tensors", "forward"]
@@ -40,3 +46,39 @@ def worst(verdicts: list[Verdict]) -> Verdict:
         if verdict in verdicts:
             return verdict
     return "passed"
+
+
+@dataclass(frozen=True)
+class Certified:
+    """A result with its certificate.
+
+    Attributes:
+        path: where the result lies.
+        levels: the certificate, level by level; none of them where nothing was checked.
+    """
+
+    path: Path
+    levels: tuple[LevelCertificate, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the levels' verdicts."""
+        return worst([level.verdict for level in self.levels])
+
+    def raise_if_failed(self) -> None:
+        """Raise unless every level passed.
+
+        Raises:
+            CheckFailedError: the message gives the reasons and where the result lies.
+        """
+        if self.verdict != "passed":
+            reasons = "; ".join(reason for level in self.levels for reason in level.reasons)
+            raise CheckFailedError(f"the certificate is {self.verdict}: {reasons}; the result lies in {self.path}")
+
+    def certificate_json(self) -> dict[str, Any]:
+        """Path, verdict and figures as JSON values."""
+        return {
+            "out": str(self.path),
+            "verdict": self.verdict,
+            "certificate": {level.level: level.to_json() for level in self.levels},
+        }

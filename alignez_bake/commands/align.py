@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.commands.bake import BakeResult, bake, weight_bytes
+from alignez_bake.commands.bake import BakeResult, bake
 from alignez_bake.commands.fit import fitted_json
+from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.exporters.checkpoint import check_dtype
+from alignez_bake.exporters.dtype import check_dtype
 from alignez_bake.exporters.output_folder import check_output, check_space, parents_made
+from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
 from alignez_bake.language_model.loading import load_language_model
+from alignez_bake.lowering.lower import lower
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import (
@@ -163,11 +166,11 @@ def align(
     asked = read_asked(objective, objectives_file, queries)
     base = open_model_folder(model)
     check_output(out, model)
-    exporter_named(artefact)
-    file_dtype = check_dtype(dtype)
+    exporter = exporter_named(artefact)
+    export_settings = ExportSettings(dtype=check_dtype(dtype), base_name=str(model))
     settings = check_fit(base, method=method, strength=strength, layers=layers, rank=rank, seed=seed)
     check_foldable(settings, base)
-    check_space(out, weight_bytes(base, file_dtype))
+    check_space(out, exporter.bytes_needed(base, lower(EditPlan(()), base, exporter), export_settings))
     plan = _plan(out, asked, settings, base.architecture)
     if dry_run:
         return AlignResult(plan)

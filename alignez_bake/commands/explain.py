@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.commands.bake import check_base
 from alignez_bake.edit_file import read_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
-from alignez_bake.lowering.decide import Lowering, lower
+from alignez_bake.hub.download import base_folder, edits_file
+from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.report.record import decisions_json
 from alignez_bake.site import LEGAL_READS, SITE_DESCRIPTIONS, SITE_KINDS, Reads, Site, SiteKind
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
 
 
@@ -89,15 +92,13 @@ def explain(
     Raises:
         BadInputError: a folder or file that cannot be read, or edits made for another base.
     """
-    model = Path(model)
-    edits = None if edits is None else Path(edits)
-    base = open_model_folder(model)
+    base = open_model_folder(base_folder(model))
     exporter = exporter_named(artefact)
     lowering = None
     if edits is not None:
-        plan = read_edits(edits)
+        plan = read_edits(edits_file(edits))
         check_base(plan, base, allow_other_base=allow_other_base)
-        lowering = lower(plan, base, exporter)
+        lowering = lower(plan, base, exporter, code=True)
     return Explanation(
         base.architecture.model_type,
         base.num_layers,
@@ -108,19 +109,21 @@ def explain(
 
 def _explain_site(base: ModelFolder, kind: SiteKind) -> SiteExplanation:
     description = SITE_DESCRIPTIONS[kind]
+    architecture = base.architecture
+    site = Site(kind, None if kind == "embed" else 0)
     try:
-        linear = base.architecture.linear_site(kind)
+        slot = find_slot(base, site)
     except BadInputError as error:
         return SiteExplanation(kind, description, False, (), str(error).split("; its sites are", maxsplit=1)[0])
-    site = Site(kind, 0)
-    slot = find_slot(base, site)
+    linear = architecture.sites.get(kind)
+    module = architecture.embed if kind == "embed" else architecture.layer_path(0)
     return SiteExplanation(
         kind,
         description,
         True,
-        LEGAL_READS[kind],
-        base.architecture.module_path(site),
-        (slot.d_out, slot.d_in),
-        slot.bias is not None,
-        linear.post_norm,
+        architecture.legal_reads().get(kind, LEGAL_READS[kind]),
+        module if linear is None else architecture.module_path(site),
+        None if slot.kind == "stream" else (slot.d_out, slot.d_in),
+        None if slot.kind == "stream" else slot.bias is not None,
+        None if linear is None else linear.post_norm,
     )

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.certificate.tensors import certify_tensors
-from alignez_bake.certificate.verdict import LevelCertificate, Verdict, worst
-from alignez_bake.errors import BadInputError, CheckFailedError
+from alignez_bake.certificate.verdict import Certified
+from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.registry import exporter_named
-from alignez_bake.lowering.decide import lower
+from alignez_bake.hub.download import base_folder
+from alignez_bake.lowering.lower import lower
 from alignez_bake.model_folder import open_model_folder
+from alignez_bake.progress import NoProgress
 from alignez_bake.report.record import read_record, read_result_edits, recorded_base
 
 if TYPE_CHECKING:
@@ -21,34 +22,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VerifyResult:
+class VerifyResult(Certified):
     """What a new measurement found."""
-
-    path: Path
-    levels: tuple[LevelCertificate, ...]
-
-    @property
-    def verdict(self) -> Verdict:
-        """The worst of the levels' verdicts."""
-        return worst([level.verdict for level in self.levels])
-
-    def raise_if_failed(self) -> None:
-        """Raise unless every level passed.
-
-        Raises:
-            CheckFailedError: the message gives the reasons.
-        """
-        if self.verdict != "passed":
-            reasons = "; ".join(reason for level in self.levels for reason in level.reasons)
-            raise CheckFailedError(f"{self.path} is {self.verdict}: {reasons}")
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
-        return {
-            "out": str(self.path),
-            "verdict": self.verdict,
-            "certificate": {level.level: level.to_json() for level in self.levels},
-        }
+        return self.certificate_json()
 
 
 def verify(
@@ -74,21 +53,28 @@ def verify(
         BadInputError: not a result, damaged files, no base, or another base than the one it was made from.
     """
     out = Path(out)
-    model = None if model is None else Path(model)
+    progress = progress or NoProgress()
     record = read_record(out)
     plan = read_result_edits(out)
-    result = open_model_folder(out)
-    base = open_model_folder(recorded_base(out) if model is None else model)
+    base = open_model_folder(recorded_base(out) if model is None else base_folder(model))
     _check_recorded_base(record, base, out)
-    lowering = lower(plan, base, exporter_named(str(record.get("artefact"))))
+    exporter = exporter_named(str(record.get("artefact")))
+    lowering = lower(plan, base, exporter, code=True)
     lowering.require_complete()
-    levels: list[LevelCertificate] = [certify_tensors(base, result, lowering, progress=progress)]
+    levels = [exporter.certify_tensors(base, lowering, out, progress)]
     if level == "forward":
         # Imports torch and transformers, which the other level does without.
         from alignez_bake.certificate.forward import certify_forward  # noqa: PLC0415
 
         levels.append(
-            certify_forward(base, result, plan, device=device, trust_remote_code=trust_remote_code, progress=progress)
+            certify_forward(
+                base,
+                lowering,
+                exporter.reload(base, out, lowering, device=device, trust_remote_code=trust_remote_code),
+                device=device,
+                trust_remote_code=trust_remote_code,
+                progress=progress,
+            )
         )
     return VerifyResult(out, tuple(levels))
 

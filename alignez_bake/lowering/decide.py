@@ -1,19 +1,23 @@
-"""Which way each edit takes into an artefact: a value with a reason, never a silent choice."""
+"""What becomes of an edit in an artefact: a value with a reason, never a silent choice. `lower` chooses it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.lowering.slot import Slot, find_slot
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan, Group
+    from alignez_bake.inserted.model import SiteInsert
+    from alignez_bake.lowering.fold import Write
+    from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
 
-Route = Literal["fold", "rehome", "insert", "refuse"]
+Route = Literal["fold", "rehome", "insert", "carry", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,15 @@ class Refusal:
 
 
 class Target(Protocol):
-    """What an artefact can carry; every exporter is one."""
+    """What an artefact can carry; every exporter is one, and `exporters/protocol.py` says more."""
 
     name: str
+    routes: frozenset[Route]
+    exactness: str
+    cost: str
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
-        """None if the artefact can carry the edit at this slot."""
+        """None if the artefact can carry the edit at this slot without inserted modules."""
         ...
 
 
@@ -40,8 +47,8 @@ class Decision:
     Attributes:
         index: place of the edit in the plan.
         edit: the edit.
-        route: `fold`: into the tensors that are there; `rehome`: into an equivalent architecture that has the
-            tensor; `insert`: as a module; `refuse`: not at all.
+        route: `fold`: into the tensors that are there, or a low-rank change of them; `rehome`: into an equivalent
+            model that has the tensor; `insert`: as a module; `carry`: as the record that it is; `refuse`: not at all.
         reason: why this way, or why none.
         exactness: how close the artefact comes to the hook; empty for refused edits.
         cost: what it costs at inference; empty for refused edits.
@@ -57,7 +64,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class MapFold:
-    """All edits of one linear map: what `fold` works on."""
+    """All edits of one slot that fold: what `fold` works on."""
 
     slot: Slot
     groups: tuple[Group, ...]
@@ -65,12 +72,27 @@ class MapFold:
 
 @dataclass(frozen=True)
 class Lowering:
-    """A plan with the decision for each of its edits, in order, and the folds that follow from them."""
+    """A plan with the decision for each of its edits, in order, and what follows from them.
+
+    Attributes:
+        plan: the edits.
+        target: name of the artefact.
+        home: the model into whose tensors the folds go: the base, or an equivalent one that has room for them.
+        decisions: one an edit.
+        folds: linear edits of slots of `home`.
+        writes: parts of tensors of `home` that hold added hidden units.
+        inserts: sites whose edits become modules.
+        home_changes: what makes `home` another model than the base, one line each.
+    """
 
     plan: EditPlan
     target: str
+    home: ModelFolder
     decisions: tuple[Decision, ...]
-    folds: tuple[MapFold, ...]
+    folds: tuple[MapFold, ...] = ()
+    writes: Mapping[str, tuple[Write, ...]] = field(default_factory=dict)
+    inserts: tuple[SiteInsert, ...] = ()
+    home_changes: tuple[str, ...] = ()
 
     @property
     def refused(self) -> tuple[Decision, ...]:
@@ -94,57 +116,22 @@ class Lowering:
         )
 
 
-def lower(plan: EditPlan, model: ModelFolder, target: Target) -> Lowering:
-    """Decide for each edit how it goes into the artefact `target`.
-
-    Nothing is read but headers. Refusing is a value: `Lowering.require_complete` turns it into an error.
-    """
-    slots: dict[object, Slot] = {}
-    decisions = []
-    for index, edit in enumerate(plan.edits):
-        try:
-            slot = slots.get(edit.site) or find_slot(model, edit.site)
-        except BadInputError as error:
-            decisions.append(Decision(index, edit, "refuse", str(error)))
-            continue
-        slots[edit.site] = slot
-        refusal = _misfit(edit, slot) or target.supports(edit, slot)
-        if refusal is not None:
-            decisions.append(Decision(index, edit, "refuse", refusal.reason))
-        else:
-            reason = "a linear edit of every position of a linear map's output"
-            decisions.append(
-                Decision(index, edit, "fold", reason, f"exact, rounded once to {slot.dtype}", "none: same tensors")
-            )
-    refused_sites = {decision.edit.site for decision in decisions if decision.route == "refuse"}
-    folds = tuple(
-        MapFold(slots[site], plan.groups_at(site)) for site in plan.sites if site in slots and site not in refused_sites
-    )
-    return Lowering(plan, target.name, tuple(decisions), folds)
-
-
-def _misfit(edit: Edit, slot: Slot) -> Refusal | None:
-    """Refuse widths that are not those of the map: the edit belongs to another model."""
-    expected_read = slot.d_in if edit.reads == "input" else slot.d_out
-    if edit.d_out != slot.d_out:
-        return Refusal(f"the edit has width {edit.d_out}, the site's output has {slot.d_out}")
-    if edit.reads != "block" and edit.d_read not in (None, expected_read):
-        return Refusal(f"the edit reads {edit.d_read} values, the site's {edit.reads} has {expected_read}")
-    return None
-
-
 def fold_refusal(edit: Edit, slot: Slot) -> Refusal | None:
     """Why an edit cannot be folded into the tensors that are there; None if it can.
 
     y' = y + L g(Rᵀ r + s) + c is an affine map of the map's input z at every position only if g is the
     identity, all positions are edited, and r is y or z. Its constant strength · (L s + c) needs a bias.
     """
-    if edit.gate != "identity":
-        return Refusal(f"gate {edit.gate!r} is not linear, so no weight can hold it; it needs an inserted module")
-    if edit.positions != "all":
-        return Refusal("only the last position is edited, but a weight acts on all; it needs an inserted module")
-    if edit.reads == "block":
-        return Refusal("it reads what enters the block, which is not the writer's input; it needs added hidden units")
-    if slot.bias is None and edit.has_constant:
-        return Refusal(f"its constant needs a bias, and {slot.weight} has none")
-    return None
+    lacks_home = edit.has_constant and slot.bias is None and slot.kind != "embedding"
+    obstacles = (
+        (edit.gate != "identity", f"gate {edit.gate!r} is not linear, so no weight can hold it"),
+        (edit.positions != "all", "only the last position is edited, but a weight acts on all"),
+        (edit.reads == "block", "it reads what enters the block, which is not the writer's input"),
+        (bool(slot.obstacle), slot.obstacle),
+        (
+            lacks_home and slot.kind == "experts",
+            "its constant would be weighed by the router, and no expert has a bias to hold it",
+        ),
+        (lacks_home, f"its constant needs a bias, and {slot.weight if slot.weights else slot.site} has none"),
+    )
+    return next((Refusal(reason) for stands, reason in obstacles if stands), None)

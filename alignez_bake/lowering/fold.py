@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from alignez_bake.low_rank import low_rank
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -55,69 +55,96 @@ class FoldedTensor:
         return stored
 
 
+class Write(NamedTuple):
+    """New values for a part of a tensor, in the stored layout: what a hidden unit puts into its rows and columns."""
+
+    index: tuple[slice, ...]
+    values: Float64Array
+
+
 class EditedTensors:
-    """The tensors that folds change, computed one at a time when they are asked for.
+    """The tensors that edits change, computed one at a time when they are asked for.
 
     A fused tensor (phi3's gate_up_proj) can hold several sites, so the folds are grouped by weight. With
-    (B, A, Δb) of `low_rank`, W' = W + B A on the site's rows, and b' = b + Δb.
+    (B, A, Δb) of `low_rank`, the site's part of the weight becomes
+
+    - of a map: W' = W + B A, and b' = b + Δb;
+    - of experts, whose weighed sum y = Σ_e p_e W_e z_e an edit y + L Rᵀ y reads: Σ_e p_e (I + L Rᵀ) W_e z_e, so the
+      same in every expert, each with an A of its own;
+    - of an embedding, the map e = W 1_t of one-hot vectors with W = Eᵀ: W' = W + B A + Δb 1ᵀ, since the entries of a
+      one-hot vector sum to one, so that a constant needs no bias.
     """
 
-    def __init__(self, folds: Sequence[MapFold], source: TensorSource) -> None:
-        """Group the folds by weight; nothing is read yet.
+    def __init__(
+        self, folds: Sequence[MapFold], source: TensorSource, writes: Mapping[str, Sequence[Write]] | None = None
+    ) -> None:
+        """Group the folds by tensor; nothing is read yet.
 
         Args:
             folds: of `Lowering.folds`.
-            source: the base's tensors.
+            source: the tensors that they change.
+            writes: parts of tensors that are set after the folds; there the folds leave zeros.
         """
         self._source = source
-        self._by_tensor: dict[str, list[MapFold]] = {}
+        self._folds: dict[str, list[MapFold]] = {}
+        self._writes = dict(writes or {})
         for fold in folds:
-            self._by_tensor.setdefault(fold.slot.weight, []).append(fold)
+            for name in fold.slot.weights:
+                self._folds.setdefault(name, []).append(fold)
             if fold.slot.bias is not None:
-                self._by_tensor.setdefault(fold.slot.bias, []).append(fold)
+                self._folds.setdefault(fold.slot.bias, []).append(fold)
         # Weight and bias of a map come from one change; (B, A, Δb) is small beside W.
         self._changes: dict[Site, LowRankChange] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Keys of the weights and biases that the folds can change, in order of the folds."""
-        return tuple(self._by_tensor)
+        """Keys of the tensors that can change, in order of the edits."""
+        return tuple(dict.fromkeys((*self._folds, *self._writes)))
 
     def __contains__(self, name: object) -> bool:
-        """Whether the folds can change the tensor."""
-        return name in self._by_tensor
+        """Whether the tensor can change."""
+        return name in self._folds or name in self._writes
 
     def compute(self, name: str) -> FoldedTensor:
         """One edited tensor in float64.
 
         Raises:
             BadInputError: a weight that is not finite or not of a plain float dtype, edits that do not fit, or a
-                constant at a map without bias.
+                constant that has no bias to live in.
         """
-        folds = self._by_tensor[name]
         base = _read_float64(self._source, name)
         exact = base.copy()
-        for fold in folds:
+        for fold in self._folds.get(name, ()):
             slot = fold.slot
-            is_weight = name == slot.weight
             with np.errstate(over="ignore", invalid="ignore"):  # `rounded` refuses what is not finite
-                change = self._change(fold, base if is_weight else None)
-                if is_weight:
+                if name == slot.bias:
+                    exact[slot.rows] += self._map_change(fold, None).delta_bias
+                elif slot.kind == "map":
+                    change = self._map_change(fold, base)
                     slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
                 else:
-                    exact[slot.rows] += change.delta_bias
+                    change = self._change(fold, slot.weight_rows(base), None)
+                    slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
+                    if slot.kind == "embedding":
+                        slot.weight_rows(exact)[...] += change.delta_bias[:, np.newaxis]
+        for write in self._writes.get(name, ()):
+            exact[write.index] = write.values
         return FoldedTensor(name, base, exact)
 
-    def _change(self, fold: MapFold, weight: Float64Array | None) -> LowRankChange:
+    def _map_change(self, fold: MapFold, weight: Float64Array | None) -> LowRankChange:
         slot = fold.slot
         if slot.site not in self._changes:
             weight = _read_float64(self._source, slot.weight) if weight is None else weight
             bias = None if slot.bias is None else _read_float64(self._source, slot.bias)[slot.rows]
-            change = low_rank(fold.groups, slot.weight_rows(weight), bias)
-            if bias is None and change.needs_bias:
-                raise BadInputError(f"edits at {slot.site} have a constant, but {slot.weight} has no bias to hold it")
-            self._changes[slot.site] = change
+            self._changes[slot.site] = self._change(fold, slot.weight_rows(weight), bias)
         return self._changes[slot.site]
+
+    def _change(self, fold: MapFold, weight: Float64Array, bias: Float64Array | None) -> LowRankChange:
+        slot = fold.slot
+        change = low_rank(fold.groups, weight, bias)
+        if bias is None and slot.kind != "embedding" and change.needs_bias:
+            raise BadInputError(f"edits at {slot.site} have a constant, but {slot.weight} has no bias to hold it")
+        return change
 
 
 def _read_float64(source: TensorSource, name: str) -> Float64Array:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.dtypes import is_plain_float
 from alignez_bake.safetensors_io.names import resolve_key
+from alignez_bake.site import Site
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-    from alignez_bake.architectures.architecture import Layout
+    from alignez_bake.architectures.architecture import Layout, LinearSite
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.safetensors_io.header import TensorEntry
-    from alignez_bake.site import Site
+
+SlotKind = Literal["map", "experts", "embedding", "stream"]
 
 
 class TensorSource(Protocol):
@@ -23,6 +27,14 @@ class TensorSource(Protocol):
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a tensor of this name."""
+        ...
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of all tensors."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of tensors."""
         ...
 
     def entry(self, name: str) -> TensorEntry:
@@ -36,27 +48,38 @@ class TensorSource(Protocol):
 
 @dataclass(frozen=True)
 class Slot:
-    """The linear map of a site, as it lies in the files.
+    """What computes the output of a site, as it lies in the files.
 
     Attributes:
         site: the site.
-        weight: key of the weight.
+        kind: `map`: a linear map; `experts`: the last maps of a mixture of experts, whose weighed sum is the output;
+            `embedding`: a table [V, d], that is, a map of one-hot vectors; `stream`: no tensor at all, the residual
+            stream behind a layer.
+        weights: keys of the weights: one, or one an expert; none for `stream`.
         bias: key of the bias; None where the map has none.
         layout: `out_in` [d_out, d_in] or `in_out`.
         rows: the output rows that belong to the site, where a fused map computes more.
         d_out: width of the site's output.
-        d_in: width of the map's input.
-        dtype: the file's spelling of the weight's dtype, such as "BF16".
+        d_in: width of the map's input; of `stream`, d_out.
+        dtype: the file's spelling of the weights' dtype, such as "BF16"; "" for `stream`.
+        obstacle: why nothing at all can be folded here, or empty.
     """
 
     site: Site
-    weight: str
+    kind: SlotKind
+    weights: tuple[str, ...]
     bias: str | None
     layout: Layout
     rows: slice
     d_out: int
     d_in: int
     dtype: str
+    obstacle: str = ""
+
+    @property
+    def weight(self) -> str:
+        """Key of the one weight, or of the first expert's."""
+        return self.weights[0]
 
     def weight_rows(self, stored: NDArray[Any]) -> NDArray[Any]:
         """The site's part of a stored weight as [d_out, d_in]: a view, so writing into it edits `stored`."""
@@ -65,38 +88,97 @@ class Slot:
 
 
 def find_slot(model: ModelFolder, site: Site) -> Slot:
-    """The slot of a linear site in a model folder.
+    """The slot of a site in a model folder.
 
     Raises:
-        BadInputError: the architecture has no such map, the layer is out of range, or the file lacks the
-            tensor or holds it in a shape that no linear map has.
+        BadInputError: the architecture has no such site, the layer is out of range, or the file lacks a
+            tensor or holds it in a shape that it cannot have.
     """
+    model.architecture.check_layer(site, model.config)
+    if site.kind == "residual":
+        return _stream_slot(model, site)
+    if site.kind == "embed":
+        return _embedding_slot(model, site)
+    return _map_slot(model, site)
+
+
+def _stream_slot(model: ModelFolder, site: Site) -> Slot:
+    width = find_slot(model, Site("mlp_write", site.layer)).d_out
+    obstacle = "the residual stream behind a layer is a sum: no tensor of its own computes it"
+    return Slot(site, "stream", (), None, "out_in", slice(0, width), width, width, "", obstacle)
+
+
+def _embedding_slot(model: ModelFolder, site: Site) -> Slot:
+    architecture = model.architecture
+    weight = resolve_key(model.tensors, f"{architecture.embed}.weight", architecture.base_model_prefix)
+    vocabulary, width = _matrix_shape(model, weight, site)
+    obstacle = ""
+    if architecture.is_tied(model.config):
+        obstacle = "the embedding is tied to the head: an edit of its weight would change the logits as well"
+    elif architecture.embed_scaled:
+        obstacle = "the embedding module scales what it looks up"
+    dtype = model.tensors.entry(weight).dtype
+    # e = Eᵀ 1_t: a map [d, V] of one-hot vectors, which the file holds transposed.
+    return Slot(site, "embedding", (weight,), None, "in_out", slice(0, width), width, vocabulary, dtype, obstacle)
+
+
+def _map_slot(model: ModelFolder, site: Site) -> Slot:
     architecture, tensors = model.architecture, model.tensors
     linear = architecture.linear_site(site.kind)
-    architecture.check_layer(site, model.config)
-    module = architecture.module_path(site)
-    weight = resolve_key(tensors, f"{module}.weight", architecture.base_model_prefix)
-    bias = f"{weight.removesuffix('weight')}bias"
-    shape, dtype = tensors.entry(weight).shape, tensors.entry(weight).dtype
-    if not is_plain_float(dtype):
-        raise BadInputError(
-            f"{weight} at site {site} is stored as {dtype}, into which an edit cannot be folded: use an unquantised "
-            "base, whose weights are F64, F32, F16 or BF16"
-        )
-    if len(shape) != 2:
-        raise BadInputError(f"{weight} at site {site} has shape {list(shape)}: a linear map's weight has 2 dimensions")
+    prefix = architecture.base_model_prefix
+    if linear.experts is not None:
+        layer = f"{architecture.layer_path(_layer(site))}.{linear.experts}.weight"
+        modules = [layer.format(expert=index) for index in range(_expert_count(model, linear))]
+        weights = tuple(resolve_key(tensors, module, prefix) for module in modules)
+    else:
+        weights = (resolve_key(tensors, f"{architecture.module_path(site)}.weight", prefix),)
+    shapes = {_matrix_shape(model, weight, site) for weight in weights}
+    dtypes = {tensors.entry(weight).dtype for weight in weights}
+    if len(shapes) > 1 or len(dtypes) > 1:
+        raise BadInputError(f"the experts at site {site} differ in shape or dtype: {weights[0]} and others")
+    shape = shapes.pop()
     fused_rows, d_in = shape if linear.layout == "out_in" else shape[::-1]
     rows = linear.row_slice(fused_rows)
-    has_bias = bias in tensors
+    bias = f"{weights[0].removesuffix('weight')}bias"
+    has_bias = linear.experts is None and bias in tensors
     if has_bias and tensors.entry(bias).shape != (fused_rows,):
         raise BadInputError(f"{bias} has shape {list(tensors.entry(bias).shape)}: its weight needs [{fused_rows}]")
     return Slot(
         site=site,
-        weight=weight,
+        kind="map" if linear.experts is None else "experts",
+        weights=weights,
         bias=bias if has_bias else None,
         layout=linear.layout,
         rows=rows,
         d_out=rows.stop - rows.start,
         d_in=d_in,
-        dtype=dtype,
+        dtype=dtypes.pop(),
     )
+
+
+def _matrix_shape(model: ModelFolder, weight: str, site: Site) -> tuple[int, int]:
+    entry = model.tensors.entry(weight)
+    if not is_plain_float(entry.dtype):
+        raise BadInputError(
+            f"{weight} at site {site} is stored as {entry.dtype}, into which an edit cannot be folded: use an "
+            "unquantised base, whose weights are F64, F32, F16 or BF16"
+        )
+    if len(entry.shape) != 2:
+        raise BadInputError(f"{weight} at site {site} has shape {list(entry.shape)}: it must have 2 dimensions")
+    return entry.shape[0], entry.shape[1]
+
+
+def _expert_count(model: ModelFolder, linear: LinearSite) -> int:
+    assert linear.expert_count is not None
+    count = model.config.get(linear.expert_count)
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= len(model.tensors):
+        raise BadInputError(
+            f"config.json has {linear.expert_count} = {count!r}: it needs a positive number of experts, at most as "
+            f"many as the files have tensors ({len(model.tensors)})"
+        )
+    return count
+
+
+def _layer(site: Site) -> int:
+    assert site.layer is not None
+    return site.layer

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.certificate.verdict import LevelCertificate
     from alignez_bake.edit_plan import EditPlan
-    from alignez_bake.exporters.base_files import SkippedFile
+    from alignez_bake.exporters.protocol import SkippedFile
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
 

@@ -1,8 +1,9 @@
 """Writing safetensors files as a stream: never more than one tensor and one block in memory.
 
-Three ways: `copy_with_replacements` keeps the file byte for byte but for the data of some tensors;
-`rewrite_file` keeps tensors, their order and the metadata, and changes float dtypes; `write_tensors` makes a new
-file. Each file appears whole or not at all, is synced, and is read back: its checked header is returned.
+Four ways: `copy_with_replacements` keeps the file byte for byte but for the data of some tensors;
+`rewrite_file` keeps tensors, their order and the metadata, and changes float dtypes; `assemble_file` puts a file
+together from tensors of another and new ones; `write_tensors` makes a file of arrays. Each file appears whole or not
+at all, is synced, and is read back: its checked header is returned.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -138,6 +139,63 @@ def rewrite_file(
                 raise ValueError(f"transform of {shown(entry.name)} gave shape {array.shape}, not {entry.shape}")
             _write_values(file, array, slot, target)
             del array  # before the next one is read
+    return read_header(target)
+
+
+class Part(NamedTuple):
+    """A tensor of a file that is put together.
+
+    Attributes:
+        name: its key.
+        dtype: the file's spelling, such as "BF16".
+        shape: its dimensions.
+        values: gives its values, in any plain float dtype where `dtype` is one; they are rounded once. None: the
+            bytes of the tensor of this name in the source, whose dtype and shape it has.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: Callable[[], Array] | None = None
+
+
+def assemble_file(source: Header, target: str | Path, parts: Sequence[Part]) -> Header:
+    """Write a file from tensors of another and from new ones; the metadata is the source's.
+
+    The parts keep their order, unless that would leave a tensor at an offset that its dtype cannot be read from:
+    then they are sorted, stably, the widest first.
+
+    Args:
+        source: header of the file that gives metadata and copied tensors.
+        target: the file to write; may be the source itself.
+        parts: what it shall hold.
+
+    Returns:
+        The header of the new file.
+
+    Raises:
+        BadInputError: `source` cannot be read or changes, `target` cannot be written, a finite value overflows its
+            dtype.
+        ValueError: a part that is not in the source, or values of another shape than the part's.
+    """
+    target = Path(target)
+    by_name = {part.name: part for part in parts}
+    slots = _aligned([_Slot(part.name, part.dtype, part.shape) for part in parts])
+    with new_file(target) as file:
+        file.write(_encode_header(slots, source.metadata))
+        for slot in slots:
+            values = by_name[slot.name].values
+            if values is None:
+                entry = source.entries.get(slot.name)
+                if entry is None or (entry.dtype, entry.shape) != (slot.dtype, slot.shape):
+                    raise ValueError(f"{source.path} has no tensor {shown(slot.name)} of {slot.dtype} {slot.shape}")
+                _copy(file, source, entry)
+                continue
+            array = values()
+            if array.shape != slot.shape:
+                raise ValueError(f"values of {shown(slot.name)} have shape {array.shape}, not {slot.shape}")
+            _write_values(file, array, slot, target)
+            del array  # before the next one is made
     return read_header(target)
 
 

@@ -11,8 +11,9 @@ import torch
 from alignez_bake.certificate.forward import _Found, _judge, _Reference, certify_forward
 from alignez_bake.certificate.forward_passes import Outputs
 from alignez_bake.commands.bake import bake
+from alignez_bake.language_model.loading import load_model
 from alignez_bake.model_folder import open_model_folder
-from tests.baking import command, plan_for, replace_tensors
+from tests.baking import command, lowered, plan_for, replace_tensors
 
 # Half of the positions are for greedy tokens: 32 of them, after prompts of at most 32.
 POSITIONS = {"max_position_embeddings": 64}
@@ -32,7 +33,8 @@ def llama(tmp_path_factory, save_tiny):
 
 
 def certified(base, result, plan):
-    return certify_forward(open_model_folder(base), open_model_folder(result), plan)
+    folder = open_model_folder(base)
+    return certify_forward(folder, lowered(folder, plan), load_model(open_model_folder(result)))
 
 
 @pytest.mark.parametrize(

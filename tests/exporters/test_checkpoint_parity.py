@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 import torch
 from alignez_bake.exporters.checkpoint import CheckpointExporter
+from alignez_bake.exporters.protocol import ExportSettings
 
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.lowering.decide import lower
+from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
+from alignez_bake.progress import NoProgress
 from alignez_bake.site import Site
 from tests.random_edits import edit_for_slot
 from tests.running import load, relative, run
@@ -38,7 +40,7 @@ CASES = [
 def bake(base, plan, out):
     out.mkdir(exist_ok=True)
     lowering = lower(plan, base, CheckpointExporter())
-    CheckpointExporter().export(base, lowering, out)
+    CheckpointExporter().export(base, lowering, out, ExportSettings(), NoProgress())
     return lowering
 
 
@@ -87,7 +89,7 @@ def test_a_constant_without_a_bias_is_refused_with_its_reason(model_type, bias, 
     lowering = lower(plan, base, CheckpointExporter())
     assert [decision.route for decision in lowering.decisions] == ["refuse", "fold"]
     with pytest.raises(BadInputError, match=r"mlp_write\.1: its constant needs a bias, and .* has none"):
-        CheckpointExporter().export(base, lowering, tmp_path)
+        CheckpointExporter().export(base, lowering, tmp_path, ExportSettings(), NoProgress())
 
 
 REFUSED = [

@@ -1,0 +1,232 @@
+"""The choice of a way for every edit of a plan: fold, re-home, insert, or refuse with the reason.
+
+All edits of one site go the same way, since the entries of an objective are applied one after the other: a linear
+entry behind one that does not fold reads what that one left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from alignez_bake.edit_plan import EditPlan
+from alignez_bake.errors import BadInputError
+from alignez_bake.inserted.model import SiteInsert
+from alignez_bake.lowering.decide import Decision, Lowering, MapFold, Refusal, fold_refusal
+from alignez_bake.lowering.home import Home, find_home, unit_edits
+from alignez_bake.lowering.residual import moved_to_writers
+from alignez_bake.lowering.slot import Slot, find_slot
+
+if TYPE_CHECKING:
+    from alignez_bake.edit import Edit
+    from alignez_bake.lowering.decide import Route, Target
+    from alignez_bake.lowering.residual import Moved
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.site import Site
+
+_LINEAR: Final = {
+    "map": "a linear edit of every position of a linear map's output",
+    "experts": "a linear edit of a weighed sum of experts: the same in every expert",
+    "embedding": "a linear edit of an embedding that is not tied to the head",
+}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One edit on its way: its place in the plan, and what stands for it at one site."""
+
+    index: int
+    edit: Edit
+    moved_because: str = ""
+
+
+@dataclass(frozen=True)
+class _SiteWay:
+    """The way of all edits of a site."""
+
+    site: Site
+    entries: tuple[_Entry, ...]
+    slot: Slot | None
+    route: Route
+    reason: str
+
+
+def lower(
+    plan: EditPlan, model: ModelFolder, target: Target, *, code: bool = False, approximate: bool = False
+) -> Lowering:
+    """Decide for each edit how it goes into the artefact `target`. Nothing is read but headers.
+
+    Args:
+        plan: the edits.
+        model: the base.
+        target: the exporter.
+        code: whether the artefact may need a code file of its own, that is, inserted modules.
+        approximate: whether added hidden units may come close instead of being exact.
+
+    Returns:
+        The decisions; refusing is a value, which `Lowering.require_complete` turns into an error.
+    """
+    if not {"rehome", "insert"} & target.routes:
+        return _carried(plan, model, target)
+    moved = moved_to_writers(plan, model)
+    lowering = _lowered(plan, model, target, _entries(plan, moved), code=code, approximate=approximate)
+    if moved and any(
+        decision.route in ("insert", "refuse") for decision in lowering.decisions if decision.index in moved
+    ):
+        # Where the writers have no room for what was moved to them, the residual stream's own module carries it.
+        return _lowered(plan, model, target, _entries(plan, {}), code=code, approximate=approximate)
+    return lowering
+
+
+def _entries(plan: EditPlan, moved: dict[int, Moved]) -> list[_Entry]:
+    """The plan's edits in order, those that are moved to writers at the end: they come after all others there."""
+    staying = [_Entry(index, edit) for index, edit in enumerate(plan.edits) if index not in moved]
+    return staying + [_Entry(index, edit, way.reason) for index, way in moved.items() for edit in way.edits]
+
+
+def _carried(plan: EditPlan, model: ModelFolder, target: Target) -> Lowering:
+    """For artefacts that leave the base as it is: each edit by itself."""
+    decisions, slots = [], {}
+    for index, edit in enumerate(plan.edits):
+        try:
+            slot = slots.setdefault(edit.site, find_slot(model, edit.site))
+        except BadInputError as error:
+            decisions.append(Decision(index, edit, "refuse", str(error)))
+            continue
+        refusal = _misfit(edit, slot) or target.supports(edit, slot)
+        if refusal is not None:
+            decisions.append(Decision(index, edit, "refuse", refusal.reason))
+            continue
+        folds = "fold" in target.routes and fold_refusal(edit, slot) is None
+        route: Route = "fold" if folds else "carry"
+        reason = _LINEAR[slot.kind] if folds else "the artefact's own runtime applies it"
+        decisions.append(Decision(index, edit, route, reason, target.exactness, target.cost))
+    folded = {decision.edit.site for decision in decisions if decision.route == "fold"}
+    refused = {decision.edit.site for decision in decisions if decision.route == "refuse"}
+    folding = EditPlan(
+        tuple(decision.edit for decision in decisions if decision.route == "fold"),
+        _dials(plan, [decision.edit for decision in decisions if decision.route == "fold"]),
+    )
+    folds_of_sites = tuple(
+        MapFold(slots[site], folding.groups_at(site)) for site in plan.sites if site in folded - refused
+    )
+    return Lowering(plan, target.name, model, tuple(decisions), folds_of_sites)
+
+
+def _lowered(
+    plan: EditPlan, model: ModelFolder, target: Target, entries: list[_Entry], *, code: bool, approximate: bool
+) -> Lowering:
+    by_site: dict[Site, list[_Entry]] = {}
+    for entry in entries:
+        by_site.setdefault(entry.edit.site, []).append(entry)
+    ways = [_site_way(model, target, site, tuple(found)) for site, found in by_site.items()]
+    wanted = {way.site: tuple(entry.edit for entry in way.entries) for way in ways if way.route == "rehome"}
+    home = find_home(model, wanted, _dials(plan, [e.edit for e in entries]), approximate=approximate)
+    ways = [_settled(way, home, target, code=code) for way in ways]
+
+    folding = [
+        part
+        for way in ways
+        if way.route in ("fold", "rehome")
+        for entry in way.entries
+        for part in home.folded_parts(entry.edit)
+    ]
+    folded = EditPlan(tuple(folding), _dials(plan, folding))
+    inserting = [entry.edit for way in ways if way.route == "insert" for entry in way.entries]
+    inserted = EditPlan(tuple(inserting), _dials(plan, inserting))
+    return Lowering(
+        plan,
+        target.name,
+        home.model,
+        tuple(_decisions(plan, ways, home)),
+        tuple(MapFold(find_slot(home.model, site), folded.groups_at(site)) for site in folded.sites),
+        home.writes,
+        tuple(SiteInsert(site, inserted.groups_at(site)) for site in inserted.sites),
+        home.changes,
+    )
+
+
+def _site_way(model: ModelFolder, target: Target, site: Site, entries: tuple[_Entry, ...]) -> _SiteWay:
+    """The first way that the site's edits allow: into tensors that are there, elsewhere natively, or as a module."""
+    try:
+        slot = find_slot(model, site)
+    except BadInputError as error:
+        return _SiteWay(site, entries, None, "refuse", str(error))
+    for entry in entries:
+        misfit = _misfit(entry.edit, slot)
+        if misfit is not None:
+            return _SiteWay(site, entries, slot, "refuse", misfit.reason)
+    obstacles = {entry.index: refusal for entry in entries if (refusal := target.supports(entry.edit, slot))}
+    if not obstacles:
+        return _SiteWay(site, entries, slot, "fold", _LINEAR[slot.kind])
+    reason = next(iter(obstacles.values())).reason
+    edits = tuple(entry.edit for entry in entries)
+    unsupported = [entry.edit for entry in entries if entry.index in obstacles]
+    if slot.kind == "map" and all(_lacks_a_bias(edit) or edit in unit_edits(edits) for edit in unsupported):
+        return _SiteWay(site, entries, slot, "rehome", reason)
+    return _SiteWay(site, entries, slot, "insert", reason)
+
+
+def _lacks_a_bias(edit: Edit) -> bool:
+    return edit.is_linear and edit.reads != "block" and edit.has_constant
+
+
+def _settled(way: _SiteWay, home: Home, target: Target, *, code: bool) -> _SiteWay:
+    """The way after it is known what the new home offers and what the target carries."""
+    route, reason = way.route, way.reason
+    if route == "rehome":
+        refusal = home.refused.get(way.site)
+        if refusal is None and "rehome" in target.routes:
+            return way
+        route = "insert"
+        reason = f"{reason}; {refusal.reason}" if refusal is not None else reason
+    if route == "insert" and "insert" not in target.routes:
+        return _SiteWay(way.site, way.entries, way.slot, "refuse", reason)
+    if route == "insert" and not code:
+        reason = f"{reason}; it needs an inserted module, a small code file in the result: --trust-remote-code"
+        return _SiteWay(way.site, way.entries, way.slot, "refuse", reason)
+    return _SiteWay(way.site, way.entries, way.slot, route, reason)
+
+
+def _decisions(plan: EditPlan, ways: list[_SiteWay], home: Home) -> list[Decision]:
+    """One decision an edit; an edit that stands at two sites has the weaker of two ways, which are never different."""
+    found: dict[int, Decision] = {}
+    for way in ways:
+        for entry in way.entries:
+            reason = f"{entry.moved_because}; {way.reason}" if entry.moved_because else way.reason
+            exactness, cost = _exactness_and_cost(way, entry.edit, home)
+            decision = Decision(entry.index, plan.edits[entry.index], way.route, reason, exactness, cost)
+            if entry.index not in found or way.route in ("refuse", "insert"):
+                found[entry.index] = decision
+    return [found[index] for index in sorted(found)]
+
+
+def _exactness_and_cost(way: _SiteWay, edit: Edit, home: Home) -> tuple[str, str]:
+    dtype = way.slot.dtype if way.slot is not None else ""
+    if way.route == "fold":
+        return f"exact, rounded once to {dtype}", "none: same tensors"
+    if way.route == "rehome":
+        return f"{home.exactness.get(way.site, 'exact')}, rounded once to {dtype}", "; ".join(home.changes)
+    if way.route == "insert":
+        added = sum(array.size for array in (edit.left, edit.right, edit.offset, edit.bias) if array is not None)
+        return "exact: the formula itself, in fp32 (fp64 for fp64 weights)", f"a code file; {added} parameters in fp32"
+    return "", ""
+
+
+def _dials(plan: EditPlan, edits: list[Edit]) -> dict[str, float]:
+    """The plan's dials of the objectives that some edits have."""
+    present = {edit.objective for edit in edits}
+    return {name: weight for name, weight in plan.weights.items() if name in present}
+
+
+def _misfit(edit: Edit, slot: Slot) -> Refusal | None:
+    """Refuse what no way can carry: another model's widths, or an input where there are many."""
+    expected_read = slot.d_in if edit.reads == "input" else slot.d_out
+    if edit.d_out != slot.d_out:
+        return Refusal(f"the edit has width {edit.d_out}, the site's output has {slot.d_out}")
+    if slot.kind == "experts" and edit.reads == "input":
+        return Refusal("it reads the writer's input, but every expert has one of its own")
+    # What enters a block is the normed residual stream, as wide as what its writer gives.
+    if edit.d_read not in (None, expected_read):
+        return Refusal(f"the edit reads {edit.d_read} values, the site's {edit.reads} has {expected_read}")
+    return None
