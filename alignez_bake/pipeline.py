@@ -6,17 +6,14 @@ The commands `pairs`, `fit` and `align` are made of these steps; what follows (l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 from alignez_bake.capture.run import Capture
 from alignez_bake.capture.tokenise import tokenise_pairs
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.lowering.slot import find_slot
-from alignez_bake.methods.layers import parse_layers
-from alignez_bake.methods.protocol import MethodSettings, SiteReport
-from alignez_bake.methods.registry import method_named
+from alignez_bake.fit_settings import FitSettings, check_fit, check_foldable
 from alignez_bake.preference_pairs.filters import FilterReport, match_pairs
 from alignez_bake.preference_pairs.generation import ANSWER_TOKENS, CHARACTERISTIC_TOKENS, generate_pairs
 from alignez_bake.prompts.objective import SIDES, parse_objectives, read_objectives_file, shipped_objectives
@@ -30,14 +27,27 @@ if TYPE_CHECKING:
 
     from alignez_bake.edit import Edit
     from alignez_bake.language_model.loading import LanguageModel
-    from alignez_bake.methods.protocol import Method
-    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.methods.protocol import SiteReport
     from alignez_bake.preference_pairs.records import PairRecord, PairSet
     from alignez_bake.progress import Progress
     from alignez_bake.prompts.objective import Objective
     from alignez_bake.prompts.prompt_form import PromptForm
     from alignez_bake.prompts.queries import Query
 
+# `FitSettings` and its checks belong to the steps that callers take from here.
+__all__ = [
+    "Asked",
+    "FitSettings",
+    "Fitted",
+    "TokenLimits",
+    "check_fit",
+    "check_foldable",
+    "fit_edits",
+    "known_objectives",
+    "read_asked",
+    "token_limits",
+    "write_own_pairs",
+]
 
 MIN_ANSWER_TOKENS: Final = 16
 # Within its sentence a characteristic may be split into some tokens more than by itself.
@@ -92,78 +102,6 @@ def known_objectives(objectives_file: Path | None) -> dict[str, Objective]:
 
 
 @dataclass(frozen=True)
-class FitSettings:
-    """How edits are found, checked against a base before anything runs.
-
-    Attributes:
-        method: the method.
-        layers: to edit.
-        strength: the method's own; its default unless given.
-        rank: of each edit; the method's default unless given.
-        seed: for methods that draw.
-    """
-
-    method: Method
-    layers: tuple[int, ...]
-    strength: float | None
-    rank: int | None
-    seed: int
-
-    def as_json(self) -> dict[str, Any]:
-        """The settings that reproduce a fit."""
-        return {
-            "strength": self.method.default_strength if self.strength is None else self.strength,
-            "rank": self.rank,
-            "layers": list(self.layers),
-        }
-
-
-def check_fit(
-    base: ModelFolder, *, method: str, strength: float | None, layers: str | None, rank: int | None, seed: int
-) -> FitSettings:
-    """Settings of a fit, refused before the long work where they cannot lead to a bake.
-
-    Args:
-        base: the base model.
-        method: by name.
-        strength: the method's own, or None.
-        layers: such as `4-20`, or None for all.
-        rank: of each edit, or None.
-        seed: for methods that draw.
-
-    Raises:
-        BadInputError: unknown method, layers out of range, a rank that a site does not have, or a site that the
-            architecture lacks.
-    """
-    chosen = method_named(method)
-    selected = tuple(range(base.num_layers)) if layers is None else parse_layers(layers, base.num_layers)
-    MethodSettings(strength=strength, rank=rank, seed=seed)
-    for site in chosen.sites(base.architecture, selected):
-        slot = find_slot(base, site)
-        widest = min(slot.d_out, slot.d_in)
-        if rank is not None and rank > widest:
-            raise BadInputError(f"rank {rank} is above what site {site} has: its map is {slot.d_out} x {slot.d_in}")
-    return FitSettings(chosen, selected, strength, rank, seed)
-
-
-def check_foldable(settings: FitSettings, base: ModelFolder) -> None:
-    """Refuse a method whose constants the base has no bias to hold, before the long work.
-
-    Raises:
-        BadInputError: the message names the method and the sites.
-    """
-    if not settings.method.needs_bias:
-        return
-    sites = settings.method.sites(base.architecture, settings.layers)
-    without = [str(site) for site in sites if find_slot(base, site).bias is None]
-    if without:
-        raise BadInputError(
-            f"method {settings.method.name!r} adds a constant, which needs a bias, and {base.path} has none at "
-            f"{', '.join(without)}: use a method without constants, such as ridge"
-        )
-
-
-@dataclass(frozen=True)
 class Fitted:
     """The edits of all objectives, and what led to them.
 
@@ -171,11 +109,13 @@ class Fitted:
         plan: edits, dials and provenance.
         filters: by objective what became of its pairs.
         sites: by objective what the fit found at each site.
+        notes: sentences that must stand beside the edits, such as what was frozen over the pairs.
     """
 
     plan: EditPlan
     filters: Mapping[str, FilterReport]
     sites: Mapping[str, tuple[SiteReport, ...]]
+    notes: tuple[str, ...] = ()
 
 
 def fit_edits(
@@ -197,15 +137,15 @@ def fit_edits(
     matched = {objective.name: match_pairs(records, objective.name) for objective in objectives}
     edits: list[Edit] = []
     sites: dict[str, tuple[SiteReport, ...]] = {}
+    notes: dict[str, None] = {}
     for objective in objectives:
         pairs, _ = matched[objective.name]
         capture = Capture(lm, tokenise_pairs(pairs, objective, form), batch_size=batch_size, progress=progress)
-        method_settings = MethodSettings(
-            strength=settings.strength, rank=settings.rank, seed=settings.seed, objective=objective.name
-        )
-        found = settings.method.fit(capture, lm.architecture, settings.layers, method_settings)
-        edits.extend(found.edits)
+        found = settings.method.fit(capture, lm.architecture, settings.layers, settings.for_objective(objective.name))
+        # Which rows an edit changes is the same question for every method, so it is answered here, once.
+        edits.extend(replace(edit, positions=settings.positions) for edit in found.edits)
         sites[objective.name] = found.sites
+        notes.update(dict.fromkeys(found.notes))
     if not edits:
         raise BadInputError(f"method {settings.method.name!r} found nothing to edit in any layer")
     filters = {name: report for name, (_, report) in matched.items()}
@@ -223,9 +163,10 @@ def fit_edits(
             "objectives": {objective.name: {"good": objective.good, "bad": objective.bad} for objective in objectives},
             "pairs": {name: report.as_json() for name, report in filters.items()},
             "sites": {name: [site.as_json() for site in reports] for name, reports in sites.items()},
+            **({"notes": list(notes)} if notes else {}),
         },
     )
-    return Fitted(plan, filters, sites)
+    return Fitted(plan, filters, sites, tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ EXAMPLES: Final = (
     "Examples:\n"
     "  alignez-bake fit --model base --pairs pairs.jsonl --out edits.safetensors\n"
     "  alignez-bake fit --model base --pairs mine.jsonl --out edits.safetensors --method alignez_v1 --layers 4-20\n"
+    "  alignez-bake fit --model base --pairs pairs.jsonl --out edits.safetensors --method alignez_v2 --gated "
+    "--positions last --top-layers 5\n"
 )
 
 
@@ -35,6 +37,9 @@ def fit_command(
     strength: options.Strength = None,
     layers: options.Layers = None,
     rank: options.Rank = None,
+    positions: options.Positions = "all",
+    gated: options.Gated = False,
+    top_layers: options.TopLayers = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +67,9 @@ def fit_command(
         strength=number(strength, "--strength"),
         layers=layers,
         rank=rank,
+        positions=positions,
+        gated=gated,
+        top_layers=top_layers,
         objective=objective,
         objectives_file=objectives_file,
         prompt_template=unescaped(prompt_template),
@@ -77,4 +85,5 @@ def fit_command(
 def _tables(result: FitResult) -> list[Table | str]:
     from alignez_bake.report.tables import filter_table, site_table  # noqa: PLC0415
 
-    return [filter_table(result.fitted.filters), site_table(result.fitted.sites), f"Written to {result.path}."]
+    notes = [f"Note: {note}." for note in result.fitted.notes]
+    return [filter_table(result.fitted.filters), site_table(result.fitted.sites), *notes, f"Written to {result.path}."]

@@ -67,6 +67,29 @@ Rank = Annotated[
     int | None,
     typer.Option("--rank", metavar="K", help="Rank of each edit; the method's default if left out."),
 ]
+Positions = Annotated[
+    str,
+    typer.Option(
+        "--positions",
+        metavar="WHICH",
+        help="Rows of each forward call to edit: all, or last alone, which is AlignEZ's own rule and cannot be folded.",
+    ),
+]
+Gated = Annotated[
+    bool,
+    typer.Option(
+        "--gated",
+        help="alignez_v2 with the paper's own gates, one-sided removal and bounded boost, which cannot be folded.",
+    ),
+]
+TopLayers = Annotated[
+    int | None,
+    typer.Option(
+        "--top-layers",
+        metavar="N",
+        help="Of the --layers edit the N with the largest alignment score (alignez_v2); all if left out.",
+    ),
+]
 As = Annotated[str, typer.Option("--as", metavar="KIND", help="What to write: checkpoint.")]
 Dtype = Annotated[
     str | None,

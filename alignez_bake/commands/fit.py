@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import parents_made
+from alignez_bake.fit_settings import check_fit
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import Fitted, check_fit, fit_edits, known_objectives
+from alignez_bake.pipeline import Fitted, fit_edits, known_objectives
 from alignez_bake.preference_pairs.pair_file import check_origin, read_pairs
 from alignez_bake.preference_pairs.records import PairOrigin
 from alignez_bake.progress import NoProgress
@@ -57,6 +58,9 @@ def fit(
     strength: float | None = None,
     layers: str | None = None,
     rank: int | None = None,
+    positions: str = "all",
+    gated: bool = False,
+    top_layers: int | None = None,
     objective: str | None = None,
     objectives_file: str | Path | None = None,
     prompt_template: str | None = None,
@@ -68,6 +72,8 @@ def fit(
 ) -> FitResult:
     """Fit edits to pairs and write them.
 
+    The file may hold edits that cannot be folded; `explain` says which, and `bake` what each artefact does of them.
+
     Args:
         model: the base's folder.
         pairs: a file of pairs, of `pairs` or of the user's own.
@@ -76,6 +82,9 @@ def fit(
         strength: the method's own.
         layers: such as `4-20`; all unless given.
         rank: of each edit.
+        positions: which rows of each forward call the edits change: `all`, or `last`, AlignEZ's own rule.
+        gated: the method's own non-linear operators instead of their linear form (alignez_v2).
+        top_layers: edit only this many of the layers, those with the largest alignment score (alignez_v2).
         objective: `name[=weight],...` to fit; all that the pairs have unless given. Pairs of the user's own that
             name none count as the first of these, or as `helpful`.
         objectives_file: objectives of the user's own.
@@ -94,7 +103,17 @@ def fit(
     out = Path(out)
     objectives_file = None if objectives_file is None else Path(objectives_file)
     folder = open_model_folder(model)
-    settings = check_fit(folder, method=method, strength=strength, layers=layers, rank=rank, seed=seed)
+    settings = check_fit(
+        folder,
+        method=method,
+        strength=strength,
+        layers=layers,
+        rank=rank,
+        seed=seed,
+        positions=positions,
+        gated=gated,
+        top_layers=top_layers,
+    )
     if out.is_dir():
         raise BadInputError(f"--out {out} is a folder: name a file for the edits, such as {out / 'edits.safetensors'}")
     if out.exists():

@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 # One direction a side, as the paper's main experiments.
 _DEFAULT_RANK: Final = 1
 
+FROZEN: Final = (
+    "AlignEZ chooses near queries, signs of directions and layers anew for each query, which weights cannot: here all "
+    "pairs are pooled, no sign is asked for, and the layers are those that were given"
+)
+
 
 @dataclass(frozen=True)
 class AlignezV1:
@@ -43,6 +48,8 @@ class AlignezV1:
     name: str = "alignez_v1"
     default_strength: float = 1.0
     needs_bias: bool = False
+    has_gates: bool = False
+    scores_layers: bool = False
 
     def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
         """The MLP's writer in each layer.
@@ -75,7 +82,7 @@ class AlignezV1:
                 "bad_energies": bad.energies.tolist(),
             }
             reports.append(SiteReport(site, figures))
-        return FitResult(tuple(edits), tuple(reports))
+        return FitResult(tuple(edits), tuple(reports), (FROZEN,))
 
 
 ALIGNEZ_V1: Final = AlignezV1()

@@ -54,6 +54,8 @@ class MeanDifference:
     name: str = "mean_difference"
     default_strength: float = 1.0
     needs_bias: bool = False
+    has_gates: bool = False
+    scores_layers: bool = False
 
     def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
         """The MLP's writer in each layer.

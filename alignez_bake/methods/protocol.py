@@ -36,21 +36,28 @@ class MethodSettings:
         rank: columns of each edit; None: the method's default.
         seed: for methods that draw random numbers; the fits of a method that draws none do not depend on it.
         objective: name that the edits carry.
+        gated: the method's own non-linear operators instead of their linear form; for methods that have gates.
+        top_layers: edit only this many of the layers, those with the largest score; None: all. For methods that
+            score layers.
     """
 
     strength: float | None = None
     rank: int | None = None
     seed: int = 0
     objective: str | None = None
+    gated: bool = False
+    top_layers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no method can use; what depends on the model's width is checked by the fit.
 
         Raises:
-            BadInputError: a rank below 1.
+            BadInputError: a rank or a number of top layers below 1.
         """
         if self.rank is not None and self.rank < 1:
             raise BadInputError(f"rank {self.rank} is not possible: an edit needs a rank of at least 1")
+        if self.top_layers is not None and self.top_layers < 1:
+            raise BadInputError(f"top layers {self.top_layers} is not possible: at least 1 layer must be edited")
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,17 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class FitResult:
-    """The edits of one objective in order of application, and what was found at every site."""
+    """The edits of one objective in order of application, and what was found at every site.
+
+    Attributes:
+        edits: in order of application.
+        sites: one report for every site that was looked at.
+        notes: sentences that must stand beside the edits, such as what was frozen.
+    """
 
     edits: tuple[Edit, ...]
     sites: tuple[SiteReport, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Method(Protocol):
@@ -88,6 +102,8 @@ class Method(Protocol):
         name: as on the command line.
         default_strength: where none is given.
         needs_bias: whether its edits hold constants, which need a bias to be folded into.
+        has_gates: whether it has non-linear operators, which `MethodSettings.gated` asks for.
+        scores_layers: whether it scores layers, which `MethodSettings.top_layers` needs.
     """
 
     @property
@@ -101,6 +117,14 @@ class Method(Protocol):
     @property
     def needs_bias(self) -> bool:
         """Whether its edits hold constants."""
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether it has non-linear operators."""
+
+    @property
+    def scores_layers(self) -> bool:
+        """Whether it scores layers."""
 
     def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
         """The sites that it edits in these layers, known before anything runs.

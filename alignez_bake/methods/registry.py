@@ -14,7 +14,7 @@ from alignez_bake.methods.shift import SHIFT
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from alignez_bake.methods.protocol import Method
+    from alignez_bake.methods.protocol import Method, MethodSettings
 
 METHODS: Final[Mapping[str, Method]] = {
     "ridge": RIDGE,
@@ -39,3 +39,22 @@ def method_named(name: str) -> Method:
     if name in NOT_YET_AVAILABLE:
         raise BadInputError(f"method {name!r} is not available yet: use one of {known}")
     raise BadInputError(f"method {name!r} is unknown: use one of {known}")
+
+
+def check_offered(method: Method, settings: MethodSettings) -> None:
+    """Refuse settings that the method has no use for, rather than ignore them.
+
+    Raises:
+        BadInputError: the message names the methods that have a use for them.
+    """
+    if settings.gated and not method.has_gates:
+        gated = ", ".join(name for name, known in METHODS.items() if known.has_gates)
+        raise BadInputError(
+            f"method {method.name!r} has no gates, so --gated means nothing for it: use it with {gated}"
+        )
+    if settings.top_layers is not None and not method.scores_layers:
+        scoring = ", ".join(name for name, known in METHODS.items() if known.scores_layers)
+        raise BadInputError(
+            f"method {method.name!r} does not score layers, so --top-layers means nothing for it: use it with "
+            f"{scoring}, or name the --layers"
+        )

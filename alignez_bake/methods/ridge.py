@@ -132,6 +132,8 @@ class Ridge:
         name: as on the command line.
         default_strength: γ.
         needs_bias: it makes no constants.
+        has_gates: it is linear.
+        scores_layers: it edits all layers that are given.
         default_rank: k.
         penalty: λ.
         weight: how the rows of D are weighted.
@@ -140,6 +142,8 @@ class Ridge:
     name: str = "ridge"
     default_strength: float = 2.0
     needs_bias: bool = False
+    has_gates: bool = False
+    scores_layers: bool = False
     default_rank: int = 4
     penalty: float = 0.01
     weight: Weight | None = "disagreement"

@@ -37,6 +37,8 @@ class Shift:
     name: str = "shift"
     default_strength: float = 1.0
     needs_bias: bool = True
+    has_gates: bool = False
+    scores_layers: bool = False
 
     def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
         """The MLP's writer in each layer.

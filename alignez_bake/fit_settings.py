@@ -1,0 +1,184 @@
+"""How edits are to be found, checked against a base before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.edit import POSITIONS
+from alignez_bake.errors import BadInputError
+from alignez_bake.lowering.slot import find_slot
+from alignez_bake.methods.layers import parse_layers
+from alignez_bake.methods.protocol import MethodSettings
+from alignez_bake.methods.registry import check_offered, method_named
+
+if TYPE_CHECKING:
+    from alignez_bake.edit import Positions
+    from alignez_bake.methods.protocol import Method
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.site import Site
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How edits are found, checked against a base before anything runs.
+
+    Attributes:
+        method: the method.
+        layers: to edit.
+        strength: the method's own; its default unless given.
+        rank: of each edit; the method's default unless given.
+        seed: for methods that draw.
+        positions: which rows of each forward call the edits change: `all`, or the `last` alone, as AlignEZ does.
+        gated: the method's own non-linear operators instead of their linear form.
+        top_layers: how many of the layers to edit, those with the largest score; all unless given.
+    """
+
+    method: Method
+    layers: tuple[int, ...]
+    strength: float | None
+    rank: int | None
+    seed: int
+    positions: Positions = "all"
+    gated: bool = False
+    top_layers: int | None = None
+
+    def for_objective(self, name: str | None) -> MethodSettings:
+        """What the method is told; positions are none of its business."""
+        return MethodSettings(
+            strength=self.strength,
+            rank=self.rank,
+            seed=self.seed,
+            objective=name,
+            gated=self.gated,
+            top_layers=self.top_layers,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings that reproduce a fit; of the last three those alone that were asked for."""
+        asked: dict[str, Any] = {}
+        if self.positions != "all":
+            asked["positions"] = self.positions
+        if self.gated:
+            asked["gated"] = True
+        if self.top_layers is not None:
+            asked["top_layers"] = self.top_layers
+        return {
+            "strength": self.method.default_strength if self.strength is None else self.strength,
+            "rank": self.rank,
+            "layers": list(self.layers),
+            **asked,
+        }
+
+
+def check_fit(
+    base: ModelFolder,
+    *,
+    method: str,
+    strength: float | None,
+    layers: str | None,
+    rank: int | None,
+    seed: int,
+    positions: str = "all",
+    gated: bool = False,
+    top_layers: int | None = None,
+) -> FitSettings:
+    """Settings of a fit, refused before the long work where they cannot lead to edits.
+
+    Args:
+        base: the base model.
+        method: by name.
+        strength: the method's own, or None.
+        layers: such as `4-20`, or None for all.
+        rank: of each edit, or None.
+        seed: for methods that draw.
+        positions: `all` or `last`.
+        gated: whether to use the method's gates.
+        top_layers: how many of the layers to edit, or None for all.
+
+    Raises:
+        BadInputError: unknown method or positions, layers out of range, a rank that a site does not have, more top
+            layers than layers, settings that the method has no use for, or a site that the architecture lacks.
+    """
+    chosen = method_named(method)
+    selected = tuple(range(base.num_layers)) if layers is None else parse_layers(layers, base.num_layers)
+    settings = FitSettings(
+        chosen, selected, strength, rank, seed, checked_positions(positions), gated=gated, top_layers=top_layers
+    )
+    check_offered(chosen, settings.for_objective(None))
+    if top_layers is not None and top_layers > len(selected):
+        raise BadInputError(f"top layers {top_layers} is not possible: only {len(selected)} layers may be edited")
+    for site in chosen.sites(base.architecture, selected):
+        slot = find_slot(base, site)
+        widest = min(slot.d_out, slot.d_in)
+        if rank is not None and rank > widest:
+            raise BadInputError(f"rank {rank} is above what site {site} has: its map is {slot.d_out} x {slot.d_in}")
+    return settings
+
+
+def checked_positions(text: str) -> Positions:
+    """The positions of that name.
+
+    Raises:
+        BadInputError: there are none.
+    """
+    for known in POSITIONS:
+        if text == known:
+            return known
+    raise BadInputError(f"positions {text!r} is unknown: use one of {', '.join(POSITIONS)}")
+
+
+def check_ways(settings: FitSettings, base: ModelFolder, *, code: bool) -> None:
+    """Refuse, before the long work, settings whose edits will find no way into a checkpoint.
+
+    What is refused here can still be fitted: an edit file holds whatever the record allows.
+
+    Args:
+        settings: of the fit.
+        base: the base model.
+        code: whether the result may bring a code file, whose modules carry every edit.
+
+    Raises:
+        BadInputError: edits that need an inserted module where no code is allowed: gated, of the last position, or
+            a constant that the base has no bias for. The message names the way out.
+    """
+    if code:
+        return
+    allow = "allow it with --trust-remote-code, which writes a checkpoint with a small code file of its own"
+    name = settings.method.name
+    if settings.gated:
+        raise BadInputError(
+            f"--gated: the gates of method {name!r} cannot be folded into weights and need an inserted module: "
+            f"{allow}, or leave --gated out for the linear form"
+        )
+    if settings.positions != "all":
+        raise BadInputError(
+            f"--positions {settings.positions}: weights edit every position, so this needs an inserted module: "
+            f"{allow}, or use --positions all"
+        )
+    if not settings.method.needs_bias:
+        return
+    sites = settings.method.sites(base.architecture, settings.layers)
+    if homeless := [str(site) for site in sites if not constant_has_home(base, site)]:
+        raise BadInputError(
+            f"method {name!r} adds a constant, which needs a bias, and {base.path} has none at "
+            f"{', '.join(homeless)}: {allow}, or use a method without constants, such as ridge"
+        )
+
+
+def constant_has_home(base: ModelFolder, site: Site) -> bool:
+    """Whether a constant at the site can be folded into a bias.
+
+    Raises:
+        BadInputError: the architecture lacks the site.
+    """
+    return find_slot(base, site).bias is not None
+
+
+def check_foldable(settings: FitSettings, base: ModelFolder) -> None:
+    """`check_ways` where no code is allowed.
+
+    Raises:
+        BadInputError: as there.
+    """
+    check_ways(settings, base, code=False)

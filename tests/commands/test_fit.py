@@ -1,0 +1,84 @@
+"""`fit` with edits that cannot be folded: what the file holds, and what is refused before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from alignez_bake import commands, fit
+from alignez_bake.edit_file import read_edits
+from alignez_bake.errors import BadInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, save_tiny) -> Path:
+    """A tiny llama. Never write into it."""
+    return save_tiny("llama", tmp_path_factory.mktemp("fit") / "base")
+
+
+@pytest.fixture
+def pairs(tmp_path) -> Path:
+    """Twelve queries; all good answers end in one word, all bad ones in another, so that the pairs agree in sign."""
+    path = tmp_path / "pairs.jsonl"
+    with path.open("w") as file:
+        for number in range(12):
+            for side, end in (("good", "water"), ("bad", "no")):
+                record = {"query": f"pot {number}?", "side": side, "answer": f" {number} pots {end}"}
+                file.write(json.dumps(record) + "\n")
+    return path
+
+
+def test_gated_edits_of_the_last_position_are_saved(base, pairs, tmp_path):
+    out = tmp_path / "edits.safetensors"
+    result = fit(
+        base,
+        pairs,
+        out,
+        method="alignez_v2",
+        prompt_template="{query}",
+        gated=True,
+        positions="last",
+        top_layers=1,
+        strength=0.5,
+    )
+    plan = read_edits(out)
+    assert [edit.gate for edit in plan.edits] == ["relu", "tanh"]
+    assert {edit.positions for edit in plan.edits} == {"last"}
+    assert {edit.strength for edit in plan.edits} == {0.5}
+    assert len({edit.site for edit in plan.edits}) == 1
+    assert plan.provenance["settings"]["positions"] == "last"
+    assert plan.provenance["settings"]["gated"] is True
+    assert plan.provenance["settings"]["top_layers"] == 1
+    assert plan.provenance["notes"] == list(result.fitted.notes)
+    assert "weights cannot" in plan.provenance["notes"][0]
+    left_out = [site for site in plan.provenance["sites"]["helpful"] if "skipped" in site]
+    assert left_out[0]["skipped"] == "its score is not among the 1 largest"
+    assert all(0 < site["score"] <= 1 for site in plan.provenance["sites"]["helpful"])
+
+
+@pytest.mark.parametrize("method", ["ridge", "alignez_v1", "mean_difference", "shift"])
+def test_every_method_writes_edits_of_the_last_position(method, base, pairs, tmp_path):
+    out = tmp_path / "edits.safetensors"
+    fit(base, pairs, out, method=method, prompt_template="{query}", positions="last")
+    plan = read_edits(out)
+    assert {edit.positions for edit in plan.edits} == {"last"}
+    every = tmp_path / "every.safetensors"
+    fit(base, pairs, every, method=method, prompt_template="{query}")
+    assert {edit.positions for edit in read_edits(every).edits} == {"all"}
+    assert "positions" not in read_edits(every).provenance["settings"]
+
+
+@pytest.mark.parametrize("asked", [{"positions": "middle"}, {"gated": True}, {"top_layers": 1}])
+def test_bad_settings_are_refused_before_a_model_is_loaded(asked, base, pairs, tmp_path, monkeypatch):
+    def load(*_args, **_settings):
+        raise AssertionError("a model was loaded before the settings were checked")
+
+    monkeypatch.setattr(commands.fit, "load_language_model", load)
+    with pytest.raises(BadInputError):
+        fit(base, pairs, tmp_path / "edits.safetensors", **asked)
+    assert not (tmp_path / "edits.safetensors").exists()
