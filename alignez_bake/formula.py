@@ -48,38 +48,12 @@ def edit_delta(tensors: EditTensors, gate: Gate, strength: float, read: Any) -> 
     Returns:
         The added term, [..., d_out]; [d_out] for a pure shift, which does not depend on `read`.
     """
-    total = tensors.bias
-    if tensors.left is not None:
-        hidden = read @ tensors.right
-        if tensors.offset is not None:
-            hidden = hidden + tensors.offset
-        product = GATES[gate](hidden) @ tensors.left.T
+    left, right, offset, total = tensors
+    if left is not None:
+        hidden = read @ right if offset is None else read @ right + offset
+        product = GATES[gate](hidden) @ left.T
         total = product if total is None else product + total
     return total if strength == 1.0 else total * strength
-
-
-def apply_in_order(
-    edits: Sequence[Edit],
-    values: SiteValues,
-    tensors_of: Callable[[Edit], EditTensors],
-    last_position: Any,  # noqa: ANN401
-) -> Any:  # noqa: ANN401
-    """E(y): the edits of one group, each applied to what those before it left.
-
-    Args:
-        edits: the entries of one objective, in order.
-        values: y [..., T, d_out] and what else is read, one array kind and dtype.
-        tensors_of: the arrays of an edit in that kind and dtype.
-        last_position: [T, 1], one at the last row and zero elsewhere; used by edits at `last` alone.
-
-    Returns:
-        Same shape as y.
-    """
-    current = values.output
-    for edit in edits:
-        delta = edit_delta(tensors_of(edit), edit.gate, edit.strength, values.read(edit.reads, current))
-        current = current + (delta * last_position if edit.positions == "last" else delta)
-    return current
 
 
 def apply_groups(
@@ -91,18 +65,23 @@ def apply_groups(
     """y + Σ_o w_o (E_o(y) - y): the edited output of a site.
 
     Args:
-        groups: of `EditPlan.groups_at`.
-        values: as `apply_in_order`.
-        tensors_of: as `apply_in_order`.
-        last_position: as `apply_in_order`.
+        groups: of `EditPlan.groups_at`: (objective o, its dial w_o, its entries in order, which make E_o).
+        values: y [..., T, d_out] and what else is read, one array kind and dtype.
+        tensors_of: the arrays of an edit in that kind and dtype.
+        last_position: [T, 1], one at the last row and zero elsewhere; used by edits at `last` alone.
 
     Returns:
-        Same shape as y. One group of weight 1 is E(y) itself.
+        The edited output, same shape as y. One group of weight 1 is E(y) itself.
     """
-    if len(groups) == 1 and groups[0].weight == 1.0:
-        return apply_in_order(groups[0].edits, values, tensors_of, last_position)
-    edited = values.output
-    for group in groups:
-        change = apply_in_order(group.edits, values, tensors_of, last_position) - values.output
-        edited = edited + (change if group.weight == 1.0 else group.weight * change)
+    output, map_input, block_input = values
+    edited = output
+    for _objective, weight, edits in groups:
+        current = output
+        for edit in edits:
+            read = {"output": current, "input": map_input, "block": block_input}[edit.reads]
+            delta = edit_delta(tensors_of(edit), edit.gate, edit.strength, read)
+            current = current + (delta * last_position if edit.positions == "last" else delta)
+        if len(groups) == 1 and weight == 1.0:
+            return current
+        edited = edited + weight * (current - output)
     return edited

@@ -1,0 +1,1 @@
+"""Checkpoints with inserted modules: their code, config entries and added parameters."""

@@ -1,0 +1,156 @@
+"""What makes a base an inserted checkpoint: its config, its code, and the parameters that are added to its files.
+
+Nothing is run here, and neither torch nor transformers is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.inserted.code import CODE_FILE, classes_for, generate_code, own_model_type
+from alignez_bake.inserted.place import find_place
+from alignez_bake.safetensors_io.names import resolve_key
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from alignez_bake.edit import Edit
+    from alignez_bake.edit_plan import Group
+    from alignez_bake.inserted.place import Place
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.site import Site
+
+    FloatArray = NDArray[np.floating[Any]]
+
+EDITS_KEY = "alignez_edits"
+_TENSOR_NAMES = ("left", "right", "offset", "bias")
+
+
+@dataclass(frozen=True)
+class SiteInsert:
+    """The edits of one site that an inserted module carries.
+
+    Attributes:
+        site: whose output is edited.
+        groups: of `EditPlan.groups_at(site)`.
+    """
+
+    site: Site
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class InsertedModel:
+    """What is written beside the base's files and tensors.
+
+    Attributes:
+        code: text of the Python file.
+        config: config.json.
+        tensors: the added parameters by name, float32 or, where the base's weights are, float64.
+        code_file: the Python file's name.
+    """
+
+    code: str
+    config: dict[str, Any]
+    tensors: dict[str, FloatArray]
+    code_file: str = CODE_FILE
+
+
+def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert]) -> InsertedModel:
+    """Code, config and parameters of a base with edits inserted.
+
+    Args:
+        base: the model; its config and headers are read.
+        inserts: one for each site, whose edits have the widths of the site.
+
+    Raises:
+        BadInputError: a base that is remote code itself or whose classes are not described, a site that it does
+            not have, or edits that no inserted module can carry there.
+    """
+    model_type = base.architecture.model_type
+    classes = classes_for(model_type)
+    if "auto_map" in base.config:
+        raise BadInputError(
+            f"{base.path} is a model with code of its own (auto_map in config.json), to which no modules can be "
+            "added: use edits that fold"
+        )
+    by_module: dict[str, list[tuple[Place, SiteInsert]]] = {}
+    for insert in inserts:
+        place = find_place(base, insert.site, insert.groups)
+        if classes.flattening_layers and insert.site.kind == "mlp_write" and _edits_the_last(insert.groups):
+            # No edits for the layer itself, but as an edited module it tells its maps where a sequence ends.
+            by_module.setdefault(base.architecture.layer_path(insert.site.layer or 0), [])
+        by_module.setdefault(place.module, []).append((place, insert))
+    code_module = CODE_FILE.removesuffix(".py")
+    config = {
+        **base.config,
+        "model_type": own_model_type(model_type),
+        "architectures": [classes.own_model],
+        "auto_map": {
+            "AutoConfig": f"{code_module}.{classes.own_config}",
+            "AutoModelForCausalLM": f"{code_module}.{classes.own_model}",
+        },
+        EDITS_KEY: [
+            {"module": module, "parts": [_part(place, insert.groups) for place, insert in parts]}
+            for module, parts in by_module.items()
+        ],
+    }
+    prefix, dtype = _file_prefix_and_dtype(base)
+    tensors = {
+        f"{module.removeprefix(prefix)}.{EDITS_KEY}.{index}.{name}": array.astype(dtype)
+        for module, parts in by_module.items()
+        for index, edit in enumerate(edit for _, insert in parts for group in insert.groups for edit in group.edits)
+        for name, array in _arrays(edit).items()
+    }
+    return InsertedModel(generate_code(model_type), config, tensors)
+
+
+def _edits_the_last(groups: Sequence[Group]) -> bool:
+    return any(edit.positions == "last" for group in groups for edit in group.edits)
+
+
+def _part(place: Place, groups: Sequence[Group]) -> dict[str, Any]:
+    """One site's entry of config.json."""
+    return {
+        "columns": None if place.columns is None else [place.columns.start, place.columns.stop],
+        "groups": [
+            {
+                "objective": group.objective,
+                "weight": group.weight,
+                "edits": [
+                    {
+                        "reads": edit.reads,
+                        "gate": edit.gate,
+                        "positions": edit.positions,
+                        "strength": edit.strength,
+                        "shapes": {name: list(array.shape) for name, array in _arrays(edit).items()},
+                    }
+                    for edit in group.edits
+                ],
+            }
+            for group in groups
+        ],
+    }
+
+
+def _arrays(edit: Edit) -> dict[str, FloatArray]:
+    arrays = {name: getattr(edit, name) for name in _TENSOR_NAMES}
+    return {name: array for name, array in arrays.items() if array is not None}
+
+
+def _file_prefix_and_dtype(base: ModelFolder) -> tuple[str, type[np.floating[Any]]]:
+    """What the files leave out of parameters' names (released gpt2: "transformer."), and the dtype of what is added.
+
+    transformers 4 decides once a folder whether names lack the prefix, so that what is added must do as the base.
+    """
+    architecture = base.architecture
+    name = f"{architecture.embed}.weight"
+    key = resolve_key(base.tensors, name, architecture.base_model_prefix)
+    dtype = np.float64 if base.tensors.entry(key).dtype == "F64" else np.float32
+    return name.removesuffix(key), dtype
