@@ -68,7 +68,7 @@ def _obstacle(dropped: DroppedEntry, value: object, entries: Mapping[str, Any]) 
         return "but all its layers would see the whole context"
     if dropped.rule == "idle_window" and value is not None:
         context = entries["max_position_embeddings"]
-        if not _are_positive(value, context) or value < context:  # type: ignore[operator]
+        if not _are_positive(value, context) or value < context:
             return f"a window that acts within the context of {context} tokens, but it would see all of it"
     return None
 

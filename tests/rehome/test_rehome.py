@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ import torch
 
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.low_rank import low_rank
 from alignez_bake.lowering.decide import Refusal
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.lowering.slot import find_slot
-from alignez_bake.low_rank import low_rank
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.rehome.growth import grown_size
 from alignez_bake.rehome.rehome import rehome
@@ -103,7 +104,7 @@ def test_the_new_size_is_as_divisible_as_the_old_one(size, count, expected):
 
 
 @pytest.mark.parametrize("max_shard_size", ["5GB", "20KB"])
-def test_biases_and_units_together_and_files_without_a_prefix(max_shard_size, tmp_path, save_tiny):
+def test_biases_and_units_together_over_several_files(max_shard_size, tmp_path, save_tiny):
     folder = save_tiny("mistral", tmp_path / "base", dtype=torch.bfloat16, max_shard_size=max_shard_size)
     base = open_model_folder(folder)
     rehomed = rehome(base, bias_sites=[ATTN], units={0: 2})
@@ -113,6 +114,26 @@ def test_biases_and_units_together_and_files_without_a_prefix(max_shard_size, tm
     assert rehomed.config["attention_bias"] is rehomed.config["mlp_bias"] is True
     written = write_folder(base, rehomed, tmp_path / "out")
     assert relative(logits_of(written), logits_of(folder)) <= FP32_END
+
+
+def test_files_without_the_prefix_keep_their_names(tmp_path, save_tiny):
+    from tests.baking import rewrite_names
+
+    folder = save_tiny("gpt2", tmp_path / "base")
+    rewrite_names(folder, lambda tensors: {name.removeprefix("transformer."): tensors[name] for name in tensors})
+    base = open_model_folder(folder)
+    rehomed = rehome(base, units={1: 5})
+    assert "h.1.mlp.c_fc.weight" in rehomed.tensors.grown_names
+    written = write_folder(base, rehomed, tmp_path / "out")
+    assert relative(logits_of(written), logits_of(folder)) <= FP32_END
+
+
+def test_the_demo_model_grows_to_a_multiple_of_16(tmp_path):
+    base = open_model_folder(Path(__file__).parents[2] / "examples" / "demo" / "base")
+    rehomed = rehome(base, units={3: 8})
+    assert (base.config["intermediate_size"], rehomed.config["intermediate_size"]) == (432, 448)
+    written = write_folder(base, rehomed, tmp_path / "out")
+    assert relative(logits_of(written), logits_of(base.path)) <= FP32_END
 
 
 def test_tied_heads_stay_tied(tmp_path, save_tiny):

@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from alignez_bake.lowering.decide import Refusal
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.rehome.changes import changed_tokenizer_entries, changes
+from alignez_bake.rehome.places import places_of
 from alignez_bake.rehome.rehome import rehome
 from alignez_bake.rehome.tokenizer import tokenizer_changes
-from alignez_bake.rehome.places import places_of
 from alignez_bake.site import Site
 from tests.rehome.rehoming import write_folder
 
@@ -66,8 +66,10 @@ def test_ids_stay_the_same_whatever_class_is_declared(model_type, declared, kind
     assert ids(written) == ids(folder)
 
 
-@pytest.mark.parametrize(("model_type", "declared", "kind"), [("qwen2", "PreTrainedTokenizerFast", "byte level"),
-                                                              ("mistral", "LlamaTokenizer", "sentencepiece")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model_type", "declared", "kind"),
+    [("qwen2", "PreTrainedTokenizerFast", "byte level"), ("mistral", "LlamaTokenizer", "sentencepiece")],
+)
 def test_without_the_change_ids_would_differ(model_type, declared, kind, tmp_path, save_tiny):
     tokenizer = sentencepiece_like() if kind == "sentencepiece" else None
     folder = save_tiny(model_type, tmp_path / "base", tokenizer=tokenizer)
