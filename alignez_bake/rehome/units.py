@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from alignez_bake.lowering.decide import Refusal
+from alignez_bake.lowering.fold import Write
 from alignez_bake.rehome.activations import RELU_ERRORS, RELU_SCALES, TANH_PIECES, piecewise_tanh
 from alignez_bake.rehome.growth import mlp_tensor, unit_axis
 from alignez_bake.rehome.places import places_of
@@ -104,12 +105,12 @@ def unit_values(
     Args:
         model: the base or its equivalent: its activation and whether its MLP is gated count.
         groups: the site's edits with their dials, of `EditPlan.groups_at`; at least one edit.
-        dtype: the file dtype that the weights will have, such as "BF16".
-        approximate: whether a tanh may be made of linear pieces; a relu through a smooth activation is closer than
-            the dtype's own rounding but in F16, and always allowed.
+        dtype: the file dtype that the weights will have: F64, F32, BF16 or F16.
+        approximate: whether a tanh may be made of linear pieces. A relu through a smooth activation needs no leave:
+            but in F16 its error is below what the dtype's rounding makes of values near 1.
 
     Returns:
-        The values; or why units cannot carry these edits.
+        The values, of no unit if all edits are shifts; or why units cannot carry these edits.
     """
     edits = [(group.weight * edit.strength, edit) for group in groups for edit in group.edits]
     places = places_of(model.architecture.model_type)
@@ -185,14 +186,7 @@ def _units(edit: Edit, strength: float, activation: str, scale: float) -> _Units
     return _Units(np.repeat(right, len(knots), axis=0), biases, columns, scale, constant, bound, pieces)
 
 
-class UnitWrite(NamedTuple):
-    """New values for a part of a tensor of a re-homed model, in the stored layout."""
-
-    part: tuple[slice, ...]
-    values: Float64Array
-
-
-def unit_writes(base: ModelFolder, rehomed: ModelFolder, layer: int, values: UnitValues) -> dict[str, UnitWrite]:
+def unit_writes(base: ModelFolder, rehomed: ModelFolder, layer: int, values: UnitValues) -> dict[str, Write]:
     """Where the units' values go in the tensors of a model that has room for them.
 
     The constant is not among them: it adds to the writer's bias as any shift does.
@@ -218,20 +212,20 @@ def unit_writes(base: ModelFolder, rehomed: ModelFolder, layer: int, values: Uni
     first = base.tensors.entry(read).shape[unit_axis(mlp, mlp.read)]
     units = slice(first, first + values.count)
 
-    def stored(block: Float64Array, rows: slice, columns: slice) -> UnitWrite:
+    def stored(block: Float64Array, rows: slice, columns: slice) -> Write:
         if mlp.layout == "out_in":
-            return UnitWrite((rows, columns), block)
-        return UnitWrite((columns, rows), block.T)
+            return Write((rows, columns), block)
+        return Write((columns, rows), block.T)
 
     d_out, width = values.columns.shape[0], values.rows.shape[1]
     writes = {
         read: stored(values.rows, units, slice(0, width)),
-        mlp_tensor(rehomed, layer, mlp.read, "bias"): UnitWrite((units,), values.row_biases),
+        mlp_tensor(rehomed, layer, mlp.read, "bias"): Write((units,), values.row_biases),
         write: stored(values.columns, slice(0, d_out), units),
     }
     if mlp.factor is not None:
         assert values.factors is not None
-        writes[mlp_tensor(rehomed, layer, mlp.factor, "bias")] = UnitWrite((units,), values.factors)
+        writes[mlp_tensor(rehomed, layer, mlp.factor, "bias")] = Write((units,), values.factors)
     for name, (part, _) in writes.items():
         shape = rehomed.tensors.entry(name).shape if name in rehomed.tensors else ()
         if len(shape) != len(part) or any(axis.stop > size for axis, size in zip(part, shape, strict=True)):

@@ -39,8 +39,8 @@ def values_with_units(base, rehomed, plan, *, dtype="F32", change=lambda values:
     tensors = {name: rehomed.tensors.read(name).astype(np.float64) for name in rehomed.tensors}
     for site in plan.sites:
         values = change(unit_values(base, plan.groups_at(site), dtype=dtype, approximate=True))
-        for name, write in unit_writes(base, rehomed, site.layer, values).items():
-            tensors[name][write.part] = write.values
+        for name, (part, new) in unit_writes(base, rehomed, site.layer, values).items():
+            tensors[name][part] = new
         tensors[find_slot(rehomed, site).bias] += values.constant
     return tensors
 
