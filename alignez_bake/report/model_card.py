@@ -1,82 +1,227 @@
-"""The model card of a result: its README.md."""
+"""The model card of a result: its README.md, with metadata that the hub understands.
+
+The same result gives the same bytes. Names, settings and texts of others go through `markdown`, so that none of them
+becomes markup.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import shlex
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final
 
+from alignez_bake.report.card_metadata import card_yaml, read_base_card
+from alignez_bake.report.loading_text import intro, loading
+from alignez_bake.report.markdown import code, escaped, fenced, table
 from alignez_bake.report.record import tool_name
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from alignez_bake.certificate.verdict import LevelCertificate
+    from alignez_bake.edit import Edit
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.report.card_metadata import BaseCard
 
-_CARD = """---
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- alignez-bake
-- self-alignment
----
+_CITATION: Final = """@misc{adila2024alignez,
+  title = {Is Free Self-Alignment Possible?},
+  author = {Dyah Adila and Changho Shin and Yijing Zhang and Frederic Sala},
+  year = {2024},
+  eprint = {2406.03642},
+  archivePrefix = {arXiv}
+}"""
 
-# {name}
-
-This is `{base}` ({model_type}) with {edits} low-rank edits folded into its weights by {tool}. It is an ordinary
-checkpoint: it needs no hooks, no extra code and no flag.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("{name}")
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-```
-
-## What was done
-
-Method: {method}. Objectives: {objectives}. Sites: {sites}. Every edit, with the way it took and why, is listed in
-`alignez/alignez.json`; the edits themselves are in `alignez/edits.safetensors`. The base's own card, where it had
-one, is `alignez/base_README.md`.
-
-## How close it is to the hooked model
-
-{certificate}
-
-All figures are in `alignez/certificate.json`; `alignez-bake verify {name} --model BASE` measures them again.
-
-## Limits
-
-The base model judged and wrote its own preferences, without labels; where its own behaviour under a persona is not
-what you want, neither is this model's. The method follows AlignEZ (Adila, Shin, Zhang, Sala: "Is Free Self-Alignment
-Possible?", arXiv 2406.03642).
-"""
+_OWN_JUDGEMENT: Final = (
+    "The base wrote and judged its own preferences, without labels: where its behaviour under a persona is not what "
+    "you want, neither is this one's."
+)
 
 
-def model_card(name: str, base: ModelFolder, lowering: Lowering, levels: Sequence[LevelCertificate]) -> str:
+def model_card(
+    name: str,
+    base: ModelFolder,
+    lowering: Lowering,
+    levels: Sequence[LevelCertificate],
+    *,
+    artefact: str = "checkpoint",
+    needs_code: bool = False,
+    base_id: str | None = None,
+    library: str | None = None,
+    dtype: str | None = None,
+    samples: Sequence[tuple[str, str, str]] = (),
+) -> str:
     """The card's text.
 
     Args:
         name: of the result folder.
-        base: the base model.
+        base: the base model; licence and languages come from its own card.
         lowering: what was done.
         levels: the certificate's levels.
+        artefact: name of the exporter.
+        needs_code: whether the result is loaded with `trust_remote_code=True`.
+        base_id: the base's name on the hub, if it has one.
+        library: `library_name` of the metadata; unless given, by the artefact.
+        dtype: of all weights, if another than the base's was asked for.
+        samples: prompt, the base's answer and the aligned one's.
     """
+    card = read_base_card(base.path)
+    metadata = card_yaml(base, card, artefact=artefact, needs_code=needs_code, base_id=base_id, library=library)
+    base_name = base_id or base.path.resolve().name
+    words = _bake_words(base_name, artefact, dtype, needs_code=needs_code)
+    sections = [
+        f"---\n{metadata}\n---",
+        f"# {escaped(name)}",
+        intro(artefact, base_name, base.architecture.model_type, len(lowering.plan.edits), needs_code=needs_code),
+        f"## How to load it\n\n{loading(name, base_name, artefact, needs_code=needs_code)}",
+        f"## What was done\n\n{_done(lowering, card)}",
+        f"## Certificate\n\n{_certificate(levels)}",
+        f"## Limits\n\n{_limits(lowering, artefact, needs_code=needs_code)}",
+        *([f"## Samples\n\n{_samples(samples)}"] if samples else []),
+        f"## How to make it again\n\n{_reproduction(lowering, words)}",
+        f"## Citation\n\nThe method follows AlignEZ:\n\n{fenced(_CITATION, 'bibtex')}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _done(lowering: Lowering, card: BaseCard) -> str:
     plan = lowering.plan
-    kinds = ", ".join(dict.fromkeys(site.kind for site in plan.sites))
-    certificate = "\n".join(f"- Level `{entry.level}`: {entry.verdict}.{_reasons(entry)}" for entry in levels)
-    return _CARD.format(
-        name=name,
-        base=base.path.resolve().name,
-        model_type=base.architecture.model_type,
-        edits=len(plan.edits),
-        tool=tool_name(),
-        method=plan.provenance.get("method", "edits of the user's own"),
-        objectives=", ".join(plan.objectives) or "none named",
-        sites=kinds,
-        certificate=certificate,
+    dials = ", ".join(f"{name} x {plan.weights.get(name, 1.0):g}" for name in plan.objectives)
+    facts = [
+        ("made by", tool_name()),
+        ("method", str(plan.provenance.get("method", "edits of the user's own"))),
+        ("settings", _settings(plan.provenance.get("settings"))),
+        ("seed", str(plan.provenance.get("seed", "none recorded"))),
+        ("objectives", dials or "none named"),
+        ("sites", _sites(plan.edits)),
+    ]
+    grouped: dict[tuple[str, str, str, str], list[Edit]] = {}
+    for decision in lowering.decisions:
+        key = (decision.route, decision.reason, decision.exactness, decision.cost)
+        grouped.setdefault(key, []).append(decision.edit)
+    rows = [(route, _sites(edits), *rest) for (route, *rest), edits in grouped.items()]
+    notes = ["Every edit is listed in `alignez/alignez.json`; the edits themselves are `alignez/edits.safetensors`."]
+    if card.problem is not None:
+        notes.append(f"Licence and language may be incomplete here: {escaped(card.problem)}. See the base's own card.")
+    return "\n\n".join([
+        table(("", ""), facts),
+        table(("route", "edits", "reason", "exactness", "cost"), rows),
+        " ".join(notes),
+    ])  # fmt: skip
+
+
+def _settings(settings: Any) -> str:  # noqa: ANN401 - JSON of any kind
+    if not isinstance(settings, dict) or not settings:
+        return "none recorded"
+    return ", ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in settings.items())
+
+
+def _sites(edits: Sequence[Edit]) -> str:
+    """`attn_write 0-5, 7`: the layers of each kind, runs of them as ranges."""
+    layers: dict[str, set[int]] = {}
+    for edit in edits:
+        layers.setdefault(edit.site.kind, set()).update([] if edit.site.layer is None else [edit.site.layer])
+    return "; ".join(" ".join(filter(None, (kind, ", ".join(_runs(found))))) for kind, found in layers.items())
+
+
+def _runs(numbers: set[int]) -> Iterator[str]:
+    # Consecutive numbers have the same difference to their place in the list.
+    for _, run in groupby(enumerate(sorted(numbers)), key=lambda pair: pair[1] - pair[0]):
+        values = [value for _, value in run]
+        yield f"{values[0]}-{values[-1]}" if len(values) > 1 else str(values[0])
+
+
+def _certificate(levels: Sequence[LevelCertificate]) -> str:
+    if not levels:
+        return "Nothing was measured."
+    rows = [row for level in levels for row in _figures(level)]
+    return (
+        f"{table(('level', 'figure', 'value'), rows)}\n\n"
+        "`tensors` compares what is stored with the formula, and everything else with the base; `forward` runs it "
+        "against the base with hooks. All figures are in `alignez/certificate.json`, and "
+        "`alignez-bake verify` measures them again."
     )
 
 
-def _reasons(level: LevelCertificate) -> str:
-    return "".join(f"\n  - {reason}" for reason in level.reasons)
+def _figures(level: LevelCertificate) -> Iterator[tuple[str, str, str]]:
+    """The verdict, every single figure, and the comparisons of each batch size."""
+    yield level.level, "verdict", level.verdict
+    for reason in level.reasons:
+        yield level.level, "reason", reason
+    figures = level.to_json()
+    for name, value in figures.items():
+        if name not in ("level", "verdict") and isinstance(value, str | int | float):
+            yield level.level, name.replace("_", " "), _shown(value)
+    for entry in figures.get("comparisons", ()):
+        for what in ("residual", "logits"):
+            moved, error, bound = (entry.get(f"{what}_{part}") for part in ("moved", "error", "bound"))
+            if None not in (moved, error, bound):
+                text = f"error {_shown(error)} (bound {_shown(bound)}), the edit moves {_shown(moved)}"
+                yield level.level, f"{what}, batch {entry.get('batch_size')}", text
+    shares = figures.get("greedy", {}).get("equal_share", {})
+    for batch, share in shares.items():
+        yield level.level, f"{figures['greedy'].get('tokens')} greedy tokens equal, {batch}", f"{share:.0%}"
+
+
+def _shown(value: float | str) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _limits(lowering: Lowering, artefact: str, *, needs_code: bool) -> str:
+    edits = lowering.plan.edits
+    limits = [_OWN_JUDGEMENT]
+    if needs_code:
+        limits.append(
+            "Load it by the Auto classes and with `trust_remote_code=True`. The base's own class called directly, such "
+            "as `LlamaForCausalLM.from_pretrained`, would load the **unedited** model; `alignez-bake verify` tells."
+        )
+    elif artefact == "checkpoint":
+        limits.append("The edits act at every position, prompt included, because weights do.")
+    if any(edit.positions == "last" for edit in edits):
+        limits.append(
+            "Some edits act at the last position of each forward call only. A server that cuts prompts into chunks "
+            "edits the last token of each chunk, and one that decodes speculatively edits only the last of the "
+            "tokens that it checks at once: both then answer differently from `generate`."
+        )
+    if any(edit.gate != "identity" for edit in edits) and not needs_code and artefact == "checkpoint":
+        limits.append("Edits with a gate are not linear; the decisions above say how close this comes to them.")
+    if artefact in {"adapter", "gguf", "edits"}:
+        limits.append("It fits the base that it was made for, and no other of the same shape.")
+    return "\n".join(f"- {limit}" for limit in limits)
+
+
+def _samples(samples: Sequence[tuple[str, str, str]]) -> str:
+    parts = []
+    for number, (prompt, before, after) in enumerate(samples, start=1):
+        parts += [
+            f"**{number}.** Prompt:\n\n{fenced(prompt)}",
+            f"The base:\n\n{fenced(before)}",
+            f"Aligned:\n\n{fenced(after)}",
+        ]
+    return "\n\n".join(parts)
+
+
+def _bake_words(base_name: str, artefact: str, dtype: str | None, *, needs_code: bool) -> list[str]:
+    """The command that makes the same result from its edits."""
+    words = ["alignez-bake", "bake", "--model", base_name, "--edits", "alignez/edits.safetensors", "--out", "OUT"]
+    words += ["--as", artefact] if artefact != "checkpoint" else []
+    words += ["--dtype", dtype] if dtype is not None else []
+    words += ["--trust-remote-code"] if needs_code else []
+    return words
+
+
+def _reproduction(lowering: Lowering, words: Sequence[str]) -> str:
+    plan = lowering.plan
+    parts = [
+        "From the edits, byte for byte with the same versions (`alignez/alignez.json` lists them):",
+        fenced(shlex.join(words), "sh"),
+    ]
+    settings = plan.provenance.get("settings")
+    if "method" in plan.provenance and isinstance(settings, dict):
+        recorded = {name: plan.provenance[name] for name in ("method", "settings", "seed") if name in plan.provenance}
+        parts += [
+            f"The edits were fitted by {code(tool_name())} with",
+            fenced(json.dumps(recorded, indent=2, ensure_ascii=False), "json"),
+        ]
+    return "\n\n".join(parts)

@@ -63,7 +63,9 @@ def test_neither_a_folder_nor_a_name(text):
 def test_only_safetensors_and_what_belongs_to_them_are_downloaded(local_hub, hub_base):
     wanted = files_of(hub_base)
     assert sum(name.endswith(".safetensors") for name in wanted) > 1, "the test is about shards"
-    extras = dict.fromkeys(("additional_chat_templates/tool.jinja", "LICENSE", "chat_template.jinja"), b"{{ text }}")
+    names = ("additional_chat_templates/tool.jinja", "LICENSE", "chat_template.jinja")
+    # Each with content of its own: the client downloads equal content once.
+    extras = {name: name.encode() for name in names}
     local_hub.store.add("user/base", {**wanted, **extras, **FORBIDDEN})
     ran = run_python(local_hub.env(), BASE, "user/base")
     assert ran.status == 0, ran.errors

@@ -186,10 +186,14 @@ def test_no_token_and_no_rights(token, expected, exists, result, local_hub):
 
 
 @pytest.mark.parametrize("name", ["aligned", "a/b/c", "user/re po", "user/x--y", "user/aligned@", "user/a@..", ""])
-@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["push", "dry"])
-def test_invalid_names(name, dry, result, local_hub):
-    line = refusal(push(local_hub.env(token=OWNER), result, name, *dry))
-    assert "is no name of a repository" in line
+@pytest.mark.parametrize("dry_run", [False, True], ids=["push", "dry"])
+def test_invalid_names(name, dry_run, result):
+    with pytest.raises(BadInputError, match="is no name of a repository"):
+        push_folder(result, name, dry_run=dry_run)
+
+
+def test_an_invalid_name_asks_nobody(result, local_hub):
+    assert "'aligned' is no name of a repository" in refusal(push(local_hub.env(token=OWNER), result, "aligned"))
     assert not local_hub.requests
 
 

@@ -1,0 +1,89 @@
+"""How each kind of artefact is introduced and loaded, in its model card."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from alignez_bake.report.markdown import code, fenced
+
+
+def intro(artefact: str, base_name: str, model_type: str, edits: int, *, needs_code: bool) -> str:
+    """One paragraph: what this is.
+
+    Args:
+        artefact: name of the exporter.
+        base_name: of the base, as the user knows it.
+        model_type: of the base.
+        edits: how many there are.
+        needs_code: whether the result brings code of its own.
+    """
+    base = f"{code(base_name)} ({code(model_type)})"
+    count = f"{edits} low-rank edit{'' if edits == 1 else 's'}"
+    if artefact == "checkpoint" and needs_code:
+        return (
+            f"This is {base} with {count}, of which those that no weight can hold are small modules, described in one "
+            "Python file beside the weights. It needs no hooks, but the flag `trust_remote_code=True`."
+        )
+    if artefact == "checkpoint":
+        return (
+            f"This is {base} with {count} folded into its weights. It is an ordinary checkpoint: it needs no hooks, "
+            "no extra code and no flag."
+        )
+    kinds = {
+        "adapter": "as a LoRA adapter for PEFT",
+        "gguf": "as files for llama.cpp that are loaded beside the base",
+        "edits": "as they are, to be baked into the base",
+    }
+    return f"These are {count} of {base}, {kinds.get(artefact, f'exported as {code(artefact)}')}."
+
+
+def loading(name: str, base_name: str, artefact: str, *, needs_code: bool) -> str:
+    """The commands that load a result.
+
+    Args:
+        name: of the result folder.
+        base_name: of the base.
+        artefact: name of the exporter.
+        needs_code: whether the result brings code of its own.
+    """
+    folder, base = json.dumps(name, ensure_ascii=False), json.dumps(base_name, ensure_ascii=False)
+    note = "The name is this folder's; on the hub it is `user/repo`."
+    match artefact:
+        case "checkpoint":
+            flag = ", trust_remote_code=True" if needs_code else ""
+            return _python(
+                note,
+                "from transformers import AutoModelForCausalLM, AutoTokenizer",
+                "",
+                f"model = AutoModelForCausalLM.from_pretrained({folder}{flag})",
+                f"tokenizer = AutoTokenizer.from_pretrained({folder})",
+            )
+        case "adapter":
+            return _python(
+                note,
+                "from peft import PeftModel",
+                "from transformers import AutoModelForCausalLM",
+                "",
+                f"base = AutoModelForCausalLM.from_pretrained({base})",
+                f"model = PeftModel.from_pretrained(base, {folder})",
+                "model = model.merge_and_unload()  # optional: an ordinary checkpoint again",
+            )
+        case "gguf":
+            return _shell(
+                "Beside the base as GGUF, with those of the two files that are here:",
+                "llama-cli -m base.gguf --lora adapter.gguf --control-vector control_vector.gguf",
+            )
+        case "edits":
+            words = ["alignez-bake", "bake", "--model", base_name, "--edits", name, "--out", "aligned"]
+            return _shell(note, shlex.join(words))
+        case _:
+            return f"As files of the kind {code(artefact)} are loaded."
+
+
+def _python(note: str, *lines: str) -> str:
+    return "\n\n".join([fenced("\n".join(lines), "python"), note])
+
+
+def _shell(note: str, line: str) -> str:
+    return "\n\n".join([note, fenced(line, "sh")])
