@@ -10,11 +10,6 @@ and for each tensor of the base two of its own, `<name>.weight.lora_a` and `<nam
 dimensions of a row-major array from the last to the first, so A [r, d_in] is {d_in, r} there and B [d_out, r] is
 {r, d_out}. Of a mixture of experts, A [E, r, d_in] and B [E, d_out, r].
 
-Names come from the package's own table. What llama.cpp's converter does to weights beside renaming them (q and k
-of llama permuted, gpt_neox's qkv reordered, one added to gemma's norms) does not touch the writers and gates that are
-edited here; gpt2's Conv1D is transposed, so that B A is [d_out, d_in] there too; phi3's gate stays the first half of
-one tensor.
-
 **Control vector.** `direction.N` is added at every position to the residual stream behind layer N, counted from 0:
 the loader places `direction.1` first in its buffer, the buffer's first row belongs to layer 1, and the graph adds the
 row of layer il after that layer's MLP has joined the stream. There is none for layer 0.
@@ -27,15 +22,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from alignez_bake.exporters.gguf_names import gguf_package, llama_cpp_name, tensor_names
 
 from alignez_bake.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -44,21 +39,6 @@ if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import Architecture
 
     Float32Array = NDArray[np.float32]
-
-LLAMA_CPP_NAMES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "gemma2": "gemma2",
-        "gpt2": "gpt2",
-        "gpt_neox": "gptneox",
-        "llama": "llama",
-        "mistral": "llama",
-        "mixtral": "llama",
-        "phi3": "phi3",
-        "qwen2": "qwen2",
-        "qwen3": "qwen3",
-    }
-)
-"""llama.cpp's name of the architecture that runs a model type."""
 
 ADAPTER_FILE: Final = "adapter.gguf"
 CONTROL_VECTOR_FILE: Final = "control_vector.gguf"
@@ -126,60 +106,6 @@ class ControlVectorFile:
 
     architecture: str
     shifts: Mapping[int, Float32Array]
-
-
-def gguf_package() -> ModuleType:
-    """The package `gguf`, imported when it is first needed.
-
-    Raises:
-        BadInputError: it is not installed.
-    """
-    try:
-        import gguf  # noqa: PLC0415 - an extra, which most commands do without
-    except ImportError:
-        raise BadInputError(
-            "GGUF files need the package gguf, which is not installed: pip install 'alignez-bake[gguf]'"
-        ) from None
-    return gguf
-
-
-def llama_cpp_name(model_type: str) -> str:
-    """llama.cpp's name of the architecture that runs a model type.
-
-    Raises:
-        BadInputError: llama.cpp does not run it.
-    """
-    if model_type not in LLAMA_CPP_NAMES:
-        raise BadInputError(
-            f"llama.cpp has no architecture for model_type {model_type!r}: GGUF files can be made for "
-            f"{', '.join(LLAMA_CPP_NAMES)}"
-        )
-    return LLAMA_CPP_NAMES[model_type]
-
-
-def tensor_names(architecture: Architecture, config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, str]:
-    """The names that GGUF gives to the weights of modules, by the package's own table.
-
-    Args:
-        architecture: of the base.
-        config: the base's config.json.
-        modules: paths in the transformers module tree.
-
-    Returns:
-        For each module a name such as `blk.3.attn_output.weight`.
-
-    Raises:
-        BadInputError: the table has no such module, llama.cpp no such architecture, or gguf is missing.
-    """
-    gguf = gguf_package()
-    label = llama_cpp_name(architecture.model_type)
-    kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-    table = gguf.get_tensor_name_map(kinds[label], architecture.num_layers(config))
-    found = {module: table.get_name(module) for module in modules}
-    missing = [module for module, name in found.items() if name is None]
-    if missing:
-        raise BadInputError(f"gguf's table of tensor names for {label!r} lacks {', '.join(missing)}")
-    return {module: f"{name}.weight" for module, name in found.items()}
 
 
 def write_lora(
@@ -307,17 +233,30 @@ def _write_tensors(writer: Any, tensors: Mapping[str, NDArray[Any]]) -> None:  #
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401 - gguf.GGUFReader
-    gguf = gguf_package()
+    reader = _bounded_reader(gguf_package())
     try:
         size = path.stat().st_size
         if size < _PREAMBLE_BYTES:
             raise BadInputError(f"{path} is no GGUF file: it has {size} bytes")
-        return gguf.GGUFReader(path)
+        return reader(path)
     except OSError as error:
         raise BadInputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, IndexError, KeyError, OverflowError) as error:
+    except (ValueError, IndexError, KeyError, OverflowError, RecursionError) as error:
         # What the reader raises on a file that is cut off or damaged; it does not name the file.
         raise BadInputError(f"{path} is no whole GGUF file: {error}") from error
+
+
+def _bounded_reader(gguf: ModuleType) -> Any:  # noqa: ANN401 - a class of the untyped package
+    class BoundedReader(gguf.GGUFReader):  # type: ignore[misc, name-defined]
+        """The package's reader gives less than asked for at a file's end, and would count an array of any length."""
+
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:  # noqa: ANN401
+            values = super()._get(offset, dtype, count, override_order)
+            if values.size < count:
+                raise ValueError(f"{count} values from byte {offset} on reach behind its end")
+            return values
+
+    return BoundedReader
 
 
 def _metadata(reader: Any, key: str, path: Path) -> str | int | float:  # noqa: ANN401

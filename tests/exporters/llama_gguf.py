@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
-from alignez_bake.exporters.gguf_files import llama_cpp_name, read_control_vector
+from alignez_bake.exporters.gguf_files import read_control_vector
+from alignez_bake.exporters.gguf_names import llama_cpp_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
