@@ -91,7 +91,7 @@ class CheckpointExporter:
         if config != base.config:
             text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
             (out / "config.json").write_text(text, encoding="utf-8")
-        for name, text in contents.code.items():
+        for name, text in {**contents.code, **contents.rewritten}.items():
             (out / name).write_text(text, encoding="utf-8")
         return Exported(skipped)
 

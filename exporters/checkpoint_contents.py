@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.inserted.model import inserted_model
 from alignez_bake.lowering.fold import EditedTensors
+from alignez_bake.rehome.changes import changed_tokenizer_entries
+from alignez_bake.rehome.tokenizer import TOKENIZER_CONFIG
 from alignez_bake.rehome.virtual_tensors import VirtualTensors
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ class CheckpointContents:
         added: parameters of inserted modules, with the dtype that they are stored in.
         config: config.json, but for the weights' dtype.
         code: generated files at the top of the folder, by name.
+        rewritten: files of the base that change with its model type, by name: the tokenizer's config.
     """
 
     base: ModelFolder
@@ -37,6 +41,7 @@ class CheckpointContents:
     config: Mapping[str, Any]
     added: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
+    rewritten: Mapping[str, str] = field(default_factory=dict)
 
     def names_in(self, file: str) -> list[str]:
         """Tensors of one of the base's files: those that lie there already in their order, then new ones by name.
@@ -67,8 +72,19 @@ def checkpoint_contents(base: ModelFolder, lowering: Lowering) -> CheckpointCont
     Raises:
         BadInputError: inserts that no generated code can carry.
     """
-    edited = EditedTensors(lowering.folds, lowering.home.tensors, lowering.writes)
+    home = lowering.home
+    edited = EditedTensors(lowering.folds, home.tensors, lowering.writes)
+    rewritten = _rewritten(base, home)
     if not lowering.inserts:
-        return CheckpointContents(base, lowering.home, edited, lowering.home.config)
-    model = inserted_model(lowering.home, lowering.inserts)
-    return CheckpointContents(base, lowering.home, edited, model.config, model.tensors, {model.code_file: model.code})
+        return CheckpointContents(base, home, edited, home.config, rewritten=rewritten)
+    model = inserted_model(home, lowering.inserts)
+    return CheckpointContents(base, home, edited, model.config, model.tensors, {model.code_file: model.code}, rewritten)
+
+
+def _rewritten(base: ModelFolder, home: ModelFolder) -> dict[str, str]:
+    """The tokenizer's config with the entries that keep the tokenizer the same under another model type."""
+    changes = changed_tokenizer_entries(base, home)
+    if not changes:
+        return {}
+    config = json.loads((base.path / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    return {TOKENIZER_CONFIG: json.dumps({**config, **changes}, indent=2, ensure_ascii=False) + "\n"}

@@ -19,3 +19,13 @@ def check_dtype(name: str | None) -> DtypeName | None:
     if name is not None and name not in FILE_DTYPES:
         raise BadInputError(f"--dtype {name!r} is unknown: use one of {', '.join(FILE_DTYPES)}")
     return name  # type: ignore[return-value]  # one of the literals, as just checked
+
+
+def file_dtype(name: str | None) -> str | None:
+    """The file's spelling of a dtype that is asked for, such as "F32"; None for the base's own.
+
+    Raises:
+        BadInputError: as `check_dtype`.
+    """
+    checked = check_dtype(name)
+    return None if checked is None else FILE_DTYPES[checked]

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
+    from alignez_bake.site import Site
 
 END_TO_END_TOLERANCE: Final = 1e-5
 SITE_TOLERANCE: Final = {
@@ -305,22 +306,28 @@ def _comparable_maps(base: ModelFolder, lowering: Lowering) -> list[str]:
     """Paths of the edited modules that, given the hooked one's input, must give its output.
 
     Not where hidden units were added, whose values would have to be in that input, nor where the edit reads more than
-    that. The comparison of the whole model sees those.
+    that, nor where the site got edits of the residual stream as well. The comparison of the whole model sees those.
     """
-    architecture = base.architecture
-    routes = {decision.edit.site: decision.route for decision in lowering.decisions}
-    reads = {edit.site for edit in lowering.plan.edits if edit.reads == "block"}
-    grown = {
+    architecture, plan = base.architecture, lowering.plan
+    reads_block = {edit.site for edit in plan.edits if edit.reads == "block"}
+    # Modules that get a batch flattened cannot tell its last rows by themselves.
+    last = {edit.site for edit in plan.edits if edit.positions == "last"} if architecture.flattens else set()
+
+    # Residual edits that became the writers'.
+    joined = {
         fold.slot.site
         for fold in lowering.folds
-        if fold.slot.kind != "map" or fold.slot.d_in != find_slot(base, fold.slot.site).d_in
+        if sum(len(group.edits) for group in fold.groups) > sum(edit.site == fold.slot.site for edit in plan.edits)
     }
-    # Modules that get a batch flattened cannot tell its last rows by themselves.
-    last = {edit.site for edit in lowering.plan.edits if edit.positions == "last"} if architecture.flattens else set()
+
+    def keeps_its_shape(site: Site) -> bool:
+        before, after = find_slot(base, site), find_slot(lowering.home, site)
+        return (before.d_out, before.d_in) == (after.d_out, after.d_in)
+
     return [
         architecture.module_path(site)
-        for site in lowering.plan.sites
-        if site.kind in architecture.sites and routes[site] != "carry" and site not in reads | grown | last
+        for site in plan.sites
+        if site.kind in architecture.sites and site not in reads_block | last | joined and keeps_its_shape(site)
     ]
 
 

@@ -119,7 +119,7 @@ def certify_tensors(
     if differing:
         reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {_listed(differing)}")
     reasons.extend(_config_reasons(contents.config, result))
-    reasons.extend(_file_reasons(base, result, contents.code))
+    reasons.extend(_file_reasons(base, result, {**contents.code, **contents.rewritten}))
     stored_names = [name for name in common if name not in contents.added]
     reasons.extend(_dtype_reasons(contents, result, stored_names))
     shares = [entry.share for entry in deliveries if entry.share is not None]
@@ -220,8 +220,8 @@ def _config_reasons(expected: Mapping[str, Any], result: ModelFolder) -> list[st
     return [f"config.json is not what it must be in {_listed(changed)}"] if changed else []
 
 
-def _file_reasons(base: ModelFolder, result: ModelFolder, code: Mapping[str, str]) -> list[str]:
-    """Tokenizer, generation config and whatever else was copied: the same bytes; so is what was generated.
+def _file_reasons(base: ModelFolder, result: ModelFolder, written: Mapping[str, str]) -> list[str]:
+    """Tokenizer, generation config and whatever else was copied: the same bytes; so is what was written anew.
 
     config.json is compared by value.
     """
@@ -230,15 +230,16 @@ def _file_reasons(base: ModelFolder, result: ModelFolder, code: Mapping[str, str
     differing = [
         target
         for name, target in copied.items()
+        if target not in written
         if not (result.path / target).is_file()
         or not filecmp.cmp(base.path / name, result.path / target, shallow=False)
     ]
     reasons = (
         [f"{len(differing)} file(s) are missing or differ from the base's: {_listed(differing)}"] if differing else []
     )
-    for name, text in code.items():
+    for name, text in written.items():
         if not (result.path / name).is_file() or (result.path / name).read_bytes() != text.encode("utf-8"):
-            reasons.append(f"{name} is not the code that is generated for these edits")
+            reasons.append(f"{name} is not what is written for these edits")
     return reasons
 
 

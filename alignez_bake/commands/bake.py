@@ -11,6 +11,7 @@ from alignez_bake.certificate.verdict import Certified, LevelCertificate, worst
 from alignez_bake.edit_file import read_edits
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.exporters.dtype import file_dtype
 from alignez_bake.exporters.output_folder import OURS, check_output, check_space, publish, staged_output
 from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
@@ -110,7 +111,8 @@ def bake(
     check_base(plan, base, allow_other_base=allow_other_base)
     exporter = exporter_named(artefact)
     settings = ExportSettings(dtype=dtype, base_name=str(model))
-    lowering = lower(plan, base, exporter, code=trust_remote_code and not require_fold)
+    code = trust_remote_code and not require_fold
+    lowering = lower(plan, base, exporter, code=code, dtype=file_dtype(dtype))
     lowering.require_complete()
     exporter.check(base, lowering, settings)
     check_space(out, exporter.bytes_needed(base, lowering, settings) + _SPARE_BYTES)

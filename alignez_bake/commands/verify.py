@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified
 from alignez_bake.errors import BadInputError
+from alignez_bake.exporters.dtype import FILE_DTYPES
 from alignez_bake.exporters.registry import exporter_named
 from alignez_bake.hub.download import base_folder
 from alignez_bake.lowering.lower import lower
@@ -59,7 +60,7 @@ def verify(
     base = open_model_folder(recorded_base(out) if model is None else base_folder(model))
     _check_recorded_base(record, base, out)
     exporter = exporter_named(str(record.get("artefact")))
-    lowering = lower(plan, base, exporter, code=True)
+    lowering = lower(plan, base, exporter, code=True, dtype=FILE_DTYPES.get(str(record.get("dtype"))))
     lowering.require_complete()
     levels = [exporter.certify_tensors(base, lowering, out, progress)]
     if level == "forward":

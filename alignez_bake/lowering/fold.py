@@ -58,7 +58,7 @@ class FoldedTensor:
 class Write(NamedTuple):
     """New values for a part of a tensor, in the stored layout: what a hidden unit puts into its rows and columns."""
 
-    index: tuple[slice, ...]
+    part: tuple[slice, ...]
     values: Float64Array
 
 
@@ -128,7 +128,7 @@ class EditedTensors:
                     if slot.kind == "embedding":
                         slot.weight_rows(exact)[...] += change.delta_bias[:, np.newaxis]
         for write in self._writes.get(name, ()):
-            exact[write.index] = write.values
+            exact[write.part] = write.values
         return FoldedTensor(name, base, exact)
 
     def _map_change(self, fold: MapFold, weight: Float64Array | None) -> LowRankChange:

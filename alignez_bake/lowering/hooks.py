@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignez_bake.edit_plan import SiteValues, apply_groups
+from alignez_bake.errors import BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,11 +68,13 @@ def edited_by_hooks(
             call), which the report compares with `all`.
 
     Raises:
-        BadInputError: a site that the architecture does not have.
+        BadInputError: a site that the architecture does not have, or what cannot be read there.
     """
     count = {architecture.layer_count: sum(1 for _ in model.get_submodule(architecture.layers).children())}
     for site in plan.sites:
         architecture.check_layer(site, count)
+    for edit in plan.edits:
+        _check_reads(edit, architecture)
     with ExitStack() as stack:
         shape = stack.enter_context(tracked_batch_shape(model, architecture))
         for site in plan.sites:
@@ -79,6 +82,18 @@ def edited_by_hooks(
             for handle in _register(model, architecture, site, groups, shape):
                 stack.callback(handle.remove)
         yield
+
+
+def _check_reads(edit: Edit, architecture: Architecture) -> None:
+    """Refuse the writer's input at a mixture of experts: its module reads the block's, and each expert has its own."""
+    if edit.site.kind in ("residual", "embed"):
+        return
+    legal = architecture.linear_site(edit.site.kind).legal_reads
+    if edit.reads not in legal:
+        raise BadInputError(
+            f"an edit at {edit.site} reads the writer's {edit.reads}, but every expert has one of its own: in "
+            f"{architecture.model_type} it can read {' or '.join(legal)}"
+        )
 
 
 def _with_positions(group: Group, positions: Positions | None) -> Group:

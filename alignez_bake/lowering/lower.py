@@ -7,19 +7,20 @@ entry behind one that does not fold reads what that one left.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.inserted.model import SiteInsert
 from alignez_bake.lowering.decide import Decision, Lowering, MapFold, Refusal, fold_refusal
-from alignez_bake.lowering.home import Home, find_home, unit_edits
+from alignez_bake.lowering.home import find_home, unit_edits
 from alignez_bake.lowering.residual import moved_to_writers
 from alignez_bake.lowering.slot import Slot, find_slot
 
 if TYPE_CHECKING:
     from alignez_bake.edit import Edit
     from alignez_bake.lowering.decide import Route, Target
+    from alignez_bake.lowering.home import Home
     from alignez_bake.lowering.residual import Moved
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.site import Site
@@ -51,8 +52,22 @@ class _SiteWay:
     reason: str
 
 
+class _Options(NamedTuple):
+    """As `lower`."""
+
+    code: bool
+    approximate: bool
+    dtype: str | None
+
+
 def lower(
-    plan: EditPlan, model: ModelFolder, target: Target, *, code: bool = False, approximate: bool = False
+    plan: EditPlan,
+    model: ModelFolder,
+    target: Target,
+    *,
+    code: bool = False,
+    approximate: bool = False,
+    dtype: str | None = None,
 ) -> Lowering:
     """Decide for each edit how it goes into the artefact `target`. Nothing is read but headers.
 
@@ -62,19 +77,21 @@ def lower(
         target: the exporter.
         code: whether the artefact may need a code file of its own, that is, inserted modules.
         approximate: whether added hidden units may come close instead of being exact.
+        dtype: file dtype that the weights will have, such as "F16", if it is not the base's.
 
     Returns:
         The decisions; refusing is a value, which `Lowering.require_complete` turns into an error.
     """
     if not {"rehome", "insert"} & target.routes:
         return _carried(plan, model, target)
+    options = _Options(code, approximate, dtype)
     moved = moved_to_writers(plan, model)
-    lowering = _lowered(plan, model, target, _entries(plan, moved), code=code, approximate=approximate)
+    lowering = _lowered(plan, model, target, _entries(plan, moved), options)
     if moved and any(
         decision.route in ("insert", "refuse") for decision in lowering.decisions if decision.index in moved
     ):
         # Where the writers have no room for what was moved to them, the residual stream's own module carries it.
-        return _lowered(plan, model, target, _entries(plan, {}), code=code, approximate=approximate)
+        return _lowered(plan, model, target, _entries(plan, {}), options)
     return lowering
 
 
@@ -86,7 +103,8 @@ def _entries(plan: EditPlan, moved: dict[int, Moved]) -> list[_Entry]:
 
 def _carried(plan: EditPlan, model: ModelFolder, target: Target) -> Lowering:
     """For artefacts that leave the base as it is: each edit by itself."""
-    decisions, slots = [], {}
+    decisions: list[Decision] = []
+    slots: dict[Site, Slot] = {}
     for index, edit in enumerate(plan.edits):
         try:
             slot = slots.setdefault(edit.site, find_slot(model, edit.site))
@@ -113,16 +131,20 @@ def _carried(plan: EditPlan, model: ModelFolder, target: Target) -> Lowering:
     return Lowering(plan, target.name, model, tuple(decisions), folds_of_sites)
 
 
-def _lowered(
-    plan: EditPlan, model: ModelFolder, target: Target, entries: list[_Entry], *, code: bool, approximate: bool
-) -> Lowering:
+def _lowered(plan: EditPlan, model: ModelFolder, target: Target, entries: list[_Entry], options: _Options) -> Lowering:
     by_site: dict[Site, list[_Entry]] = {}
     for entry in entries:
         by_site.setdefault(entry.edit.site, []).append(entry)
     ways = [_site_way(model, target, site, tuple(found)) for site, found in by_site.items()]
     wanted = {way.site: tuple(entry.edit for entry in way.entries) for way in ways if way.route == "rehome"}
-    home = find_home(model, wanted, _dials(plan, [e.edit for e in entries]), approximate=approximate)
-    ways = [_settled(way, home, target, code=code) for way in ways]
+    home = find_home(
+        model,
+        wanted,
+        _dials(plan, [entry.edit for entry in entries]),
+        dtype=options.dtype,
+        approximate=options.approximate,
+    )
+    ways = [_settled(way, home, target, code=options.code) for way in ways]
 
     folding = [
         part
@@ -206,7 +228,7 @@ def _exactness_and_cost(way: _SiteWay, edit: Edit, home: Home) -> tuple[str, str
     if way.route == "fold":
         return f"exact, rounded once to {dtype}", "none: same tensors"
     if way.route == "rehome":
-        return f"{home.exactness.get(way.site, 'exact')}, rounded once to {dtype}", "; ".join(home.changes)
+        return f"{home.exactness(way.site)}, rounded once to {dtype}", "; ".join(home.changes)
     if way.route == "insert":
         added = sum(array.size for array in (edit.left, edit.right, edit.offset, edit.bias) if array is not None)
         return "exact: the formula itself, in fp32 (fp64 for fp64 weights)", f"a code file; {added} parameters in fp32"

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.model_folder import ModelFolder
 
-# How far UᵀU may be from I: directions are stored in fp32.
-_ORTHONORMAL: Final = 1e-6
+# How far directions may be from orthonormal, from each other, and a removal from removing all of them, in units of
+# ‖U‖ = √k: they are stored in fp32, and what is left of them in the stream is an error of this size.
+_ROUNDING: Final = 1e-6
 SHIFT_REASON: Final = "a shift behind a layer is a bias of its MLP writer"
 REMOVAL_REASON: Final = (
     "the embedding and every writer before lack these directions, so removing them behind a layer is removing them "
@@ -104,14 +105,16 @@ def _removed_at(plan: EditPlan, site: Site) -> np.ndarray | None:
         return None
     dial = 1.0 if edit.objective is None else float(plan.weights.get(edit.objective, 1.0))
     directions = edit.right.astype(np.float64)
-    removes = np.allclose(dial * edit.strength * edit.left, -directions, rtol=0, atol=_ORTHONORMAL)
-    orthonormal = np.allclose(directions.T @ directions, np.eye(edit.rank), rtol=0, atol=_ORTHONORMAL)
+    bound = _ROUNDING * np.sqrt(edit.rank)
+    removes = np.linalg.norm(dial * edit.strength * edit.left.astype(np.float64) + directions) <= bound
+    orthonormal = np.linalg.norm(directions.T @ directions - np.eye(edit.rank)) <= bound
     return directions if removes and orthonormal else None
 
 
 def _same(found: np.ndarray | None, directions: np.ndarray) -> bool:
-    """Whether both matrices span the same directions: the projections are equal."""
-    if found is None or found.shape[0] != directions.shape[0] or found.shape[1] != directions.shape[1]:
+    """Whether two orthonormal [d, k] span the same directions: nothing of one lies outside of the other."""
+    if found is None or found.shape != directions.shape:
         return False
-    # ‖Uᵀ V‖² = k exactly where the spans of two orthonormal [d, k] are one.
-    return bool(abs(np.linalg.norm(found.T @ directions) ** 2 - directions.shape[1]) <= _ORTHONORMAL * found.shape[1])
+    # Not ‖UᵀV‖² = k: that is k - ‖sin θ‖², which does not see angles below the root of its tolerance.
+    outside = found - directions @ (directions.T @ found)
+    return bool(np.linalg.norm(outside) <= _ROUNDING * np.sqrt(found.shape[1]))

@@ -127,9 +127,7 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
     linear = architecture.linear_site(site.kind)
     prefix = architecture.base_model_prefix
     if linear.experts is not None:
-        layer = f"{architecture.layer_path(_layer(site))}.{linear.experts}.weight"
-        modules = [layer.format(expert=index) for index in range(_expert_count(model, linear))]
-        weights = tuple(resolve_key(tensors, module, prefix) for module in modules)
+        weights = _expert_weights(model, linear, _layer(site))
     else:
         weights = (resolve_key(tensors, f"{architecture.module_path(site)}.weight", prefix),)
     shapes = {_matrix_shape(model, weight, site) for weight in weights}
@@ -166,6 +164,19 @@ def _matrix_shape(model: ModelFolder, weight: str, site: Site) -> tuple[int, int
     if len(entry.shape) != 2:
         raise BadInputError(f"{weight} at site {site} has shape {list(entry.shape)}: it must have 2 dimensions")
     return entry.shape[0], entry.shape[1]
+
+
+def _expert_weights(model: ModelFolder, linear: LinearSite, layer: int) -> tuple[str, ...]:
+    """The last map of every expert of a layer: those that config.json counts must be those that the files hold."""
+    pattern = f"{model.architecture.layer_path(layer)}.{linear.experts}.weight"
+    prefix, count = model.architecture.base_model_prefix, _expert_count(model, linear)
+    weights = tuple(resolve_key(model.tensors, pattern.format(expert=index), prefix) for index in range(count))
+    surplus = pattern.format(expert=count)
+    if surplus in model.tensors or surplus.removeprefix(f"{prefix}.") in model.tensors:
+        raise BadInputError(
+            f"config.json has {linear.expert_count} = {count}, but the files hold {surplus}: they do not fit each other"
+        )
+    return weights
 
 
 def _expert_count(model: ModelFolder, linear: LinearSite) -> int:
