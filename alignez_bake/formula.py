@@ -51,7 +51,7 @@ def edit_delta(tensors: EditTensors, gate: Gate, strength: float, read: Any) -> 
     left, right, offset, total = tensors
     if left is not None:
         hidden = read @ right if offset is None else read @ right + offset
-        product = GATES[gate](hidden) @ left.T
+        product = GATES[gate](hidden) @ left.mT
         total = product if total is None else product + total
     return total if strength == 1.0 else total * strength
 
