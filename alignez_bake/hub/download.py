@@ -94,6 +94,12 @@ def base_folder(model: str | Path, *, trust_remote_code: bool = False) -> Path:
     return snapshot
 
 
+def hub_name(model: str | Path) -> str | None:
+    """`user/repo` if that is what `base_folder` would take from the hub; None for what exists on this machine."""
+    text = str(model)
+    return None if Path(model).exists() or not looks_like_repo_id(text) else parse_repo_id(text).repo
+
+
 def edits_file(edits: str | Path) -> Path:
     """The file of edits: itself, the one in a result folder, or the one of a repository of the hub.
 

@@ -9,7 +9,7 @@ import pytest
 
 from alignez_bake.edit_file import write_edits
 from alignez_bake.errors import BadInputError
-from alignez_bake.hub.download import base_folder, edits_file
+from alignez_bake.hub.download import base_folder, edits_file, hub_name
 from tests.baking import plan_for
 from tests.hub.conftest import files_of, run_python
 from tests.hub.local_hub import OWNER, READER, STRANGER
@@ -50,6 +50,9 @@ def test_a_local_folder_is_returned_as_it_is(hub_base, tmp_path, monkeypatch):
     (tmp_path / "user" / "repo").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert base_folder("user/repo").samefile(tmp_path / "user" / "repo"), "what exists here comes first"
+    assert hub_name("user/repo") is None
+    assert hub_name("user/other@v1") == "user/other"
+    assert hub_name("./nowhere") is None
 
 
 @pytest.mark.parametrize("text", ["nowhere", "/no/such/folder", "a/b/c", "./user/repo", "user/re po"])
