@@ -99,6 +99,6 @@ class GgufExporter:
         """
         del base, lowering, device, trust_remote_code
         raise BadInputError(
-            f"{out} holds GGUF files, which llama.cpp runs and transformers does not: level 'forward' cannot be "
-            "checked here; use --verify tensors, and see docs/gguf.md"
+            f"{out} holds GGUF files, which llama.cpp runs and transformers does not: level 'forward' is not for them; "
+            "bake with --verify tensors, verify with --level tensors"
         )
