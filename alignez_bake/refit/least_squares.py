@@ -10,7 +10,8 @@ and the linear map through the origin, which minimises Σ‖h_t - Mᵀ x_t‖²,
     (Σ x_t x_tᵀ) M = Σ x_t h_tᵀ                                                                            (2)
 
 All that both need are the moments of z = [x, 1] and D = h: zᵀz holds Σ x xᵀ, Σ x and n, and zᵀD holds Σ x hᵀ
-and Σ h.
+and Σ h. With weights w_t, (1) minimises Σ w_t‖h_t - Mᵀ x_t - m‖², means and sums being weighted ones, if the moments
+are those of √w_t z_t and √w_t h_t; n then is Σ w_t.
 
 The matrix on the left is singular where the rows do not span the space: an output wider than its map's input, an
 embedding of few tokens. So where its smallest eigenvalue λ lies below ε Σ‖x_t‖², μ I is added with μ = ε Σ‖x_t‖² - λ,
@@ -53,13 +54,13 @@ def fit_affine(site: Site, moments: Moments) -> AffineMap:
 
     Args:
         site: for messages.
-        moments: of z = [x, 1] and D = h.
+        moments: of z = [x, 1] and D = h, or of both times the root of weights.
 
     Raises:
         BadInputError: sums that are not finite.
     """
     _check_finite(site, moments)
-    count = moments.count
+    count = moments.ztz[-1, -1]
     x_sum, h_sum = moments.ztz[:-1, -1], moments.ztd[-1]
     gram = moments.ztz[:-1, :-1] - np.outer(x_sum, x_sum) / count
     cross = moments.ztd[:-1] - np.outer(x_sum, h_sum) / count
@@ -70,7 +71,7 @@ def fit_affine(site: Site, moments: Moments) -> AffineMap:
 def fit_through_origin(site: Site, moments: Moments) -> tuple[Float64Array, Float64Array]:
     """Solve (2) for the targets h, and for the target that is 1 at every token.
 
-    Args, errors: as `fit_affine`.
+    Args, errors: as `fit_affine`, without weights.
 
     Returns:
         M [d, m] for h, and u [d], the linear map that comes closest to the constant 1.

@@ -36,10 +36,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.refit.fit import Problem, refit
+from alignez_bake.progress import NoProgress
+from alignez_bake.refit.fit import refit
 from alignez_bake.refit.least_squares import fit_affine, fit_through_origin
 from alignez_bake.refit.measure import hidden_values
 from alignez_bake.refit.report import Refit
+from alignez_bake.refit.sums import Regression, Rows, iter_moments, with_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,17 +96,31 @@ def linearise(
             gated.append(index)
     if not gated:
         return Refit(plan, ())
-    problems = {index: _problem(plan.edits[index], constant=allow_constant(plan.edits[index].site)) for index in gated}
-    return refit(lm, plan, problems, sequences, kind="linearised", batch_size=batch_size, progress=progress)
+    told = NoProgress() if progress is None else progress
+    regressions = [_regression(place, plan.edits[place]) for place in gated]
+
+    def solve(fitting: Sequence[Sequence[int]]) -> dict[int, list[Edit]]:
+        found: dict[int, list[Edit]] = {}
+        for number, moments in iter_moments(
+            lm, plan, regressions, fitting, batch_size=batch_size, block=False, progress=told
+        ):
+            edit = plan.edits[gated[number]]
+            linear = _with_constant if allow_constant(edit.site) else _without_constant
+            found[gated[number]] = [linear(edit, moments)]
+        return found
+
+    widths = {regression.place: regression.width - 1 for regression in regressions}
+    return refit(lm, plan, widths, solve, sequences, kind="linearised", batch_size=batch_size, progress=told)
 
 
-def _problem(edit: Edit, *, constant: bool) -> Problem:
+def _regression(place: int, edit: Edit) -> Regression:
+    """The hidden values on [r, 1]."""
     assert edit.d_read is not None
-    return Problem(
-        keys=lambda rows: rows.read,
-        targets=lambda rows: hidden_values(edit, rows.read, edit.gate),
-        solve=lambda moments: _with_constant(edit, moments) if constant else _without_constant(edit, moments),
-        width=edit.d_read,
+    return Regression(
+        place,
+        width=edit.d_read + 1,
+        targets=edit.rank,
+        rows=lambda rows: Rows(with_one(rows.read), hidden_values(edit, rows.read, edit.gate)),
     )
 
 

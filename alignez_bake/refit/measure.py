@@ -65,17 +65,18 @@ class Measured:
 
     def __init__(self, old: Edit, new: Edit) -> None:
         """Nothing summed yet."""
-        self._old, self._new = old, new
+        self.new = new
+        self._old = old
         self._effect, self._pre_activation = EffectSum(), EffectSum()
 
     def add(self, rows: EditRows) -> None:
         """Take a batch."""
-        read = rows.block if self._new.reads == "block" else rows.read
+        read = rows.block if self.new.reads == "block" else rows.read
         assert read is not None
-        self._effect.add(_effect(self._old, rows.read), _effect(self._new, read))
-        if self._new.reads == "block":
+        self._effect.add(_effect(self._old, rows.read), _effect(self.new, read))
+        if self.new.reads == "block":
             before = hidden_values(self._old, rows.read, "identity")
-            self._pre_activation.add(before, hidden_values(self._new, read, "identity"))
+            self._pre_activation.add(before, hidden_values(self.new, read, "identity"))
 
     def effect(self) -> Explained:
         """Of what the edits add to their site."""
@@ -83,7 +84,7 @@ class Measured:
 
     def pre_activation(self) -> Explained | None:
         """Of Rᵀ r + s; None unless the refit reads the block."""
-        return self._pre_activation.explained() if self._new.reads == "block" else None
+        return self._pre_activation.explained() if self.new.reads == "block" else None
 
 
 def _effect(edit: Edit, read: torch.Tensor) -> torch.Tensor:
@@ -94,31 +95,28 @@ def _effect(edit: Edit, read: torch.Tensor) -> torch.Tensor:
 def measure(
     lm: LanguageModel,
     plan: EditPlan,
-    refits: Mapping[int, Edit],
+    refits: Mapping[int, Sequence[Edit]],
     sequences: Sequence[Sequence[int]],
     *,
     batch_size: int,
     advance: Advance,
-) -> dict[int, Measured]:
-    """Compare each edit with its refit at every token, while the model runs with the edits of `plan`.
+) -> dict[int, list[Measured]]:
+    """Compare edits with their refits at every token, while the model runs with the edits of `plan`.
 
     Args:
         lm: the model.
         plan: the plan before the refit.
-        refits: the new edit for each place.
+        refits: for each place the new edits that are tried there.
         sequences: token ids.
         batch_size: sequences a forward pass.
         advance: told how many sequences have been read.
     """
-    measured = {index: Measured(plan.edits[index], new) for index, new in refits.items()}
-    record_edits(
-        lm,
-        plan,
-        measured,
-        sequences,
-        lambda index, rows: measured[index].add(rows),
-        batch_size=batch_size,
-        advance=advance,
-        block=any(new.reads == "block" for new in refits.values()),
-    )
+    measured = {place: [Measured(plan.edits[place], new) for new in tried] for place, tried in refits.items()}
+
+    def add(place: int, rows: EditRows) -> None:
+        for one in measured[place]:
+            one.add(rows)
+
+    block = any(new.reads == "block" for tried in refits.values() for new in tried)
+    record_edits(lm, plan, measured, sequences, add, batch_size=batch_size, advance=advance, block=block)
     return measured

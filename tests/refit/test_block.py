@@ -13,43 +13,93 @@ from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.hooks import edited_by_hooks
+from alignez_bake.progress import NoProgress
+from alignez_bake.refit import block as block_module
 from alignez_bake.refit.block import refit_block
 from alignez_bake.site import Site
-from tests.refit.recorded import effect, hidden, parts, share, stored_rows
+from tests.capture.test_run import _CountingProgress
+from tests.refit.recorded import GATES, effect, hidden, parts, share, stored_rows
 
 MODEL_TYPES = ("llama", "gpt2", "opt", "gemma2", "gpt_neox", "qwen3")
 
 
+def lstsq(block, truth):
+    """The best affine map of x, as a function."""
+    best = np.linalg.lstsq(with_one(block), truth, rcond=None)[0]
+    return lambda x: with_one(x) @ best
+
+
+def with_one(x):
+    return np.column_stack([x, np.ones(len(x))])
+
+
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
-@pytest.mark.parametrize(("reads", "gate"), [("output", "relu"), ("input", "tanh"), ("output", "identity")])
-def test_the_pre_activation_is_fitted_as_lstsq_does(tiny_lm64, edit_at, sequences, model_type, reads, gate):
+@pytest.mark.parametrize("reads", ["output", "input"])
+def test_without_a_gate_it_is_lstsq_of_the_pre_activation(tiny_lm64, edit_at, sequences, model_type, reads):
     lm = tiny_lm64(model_type)
-    edit = replace(edit_at(lm, Site("mlp_write", 1), reads=reads, gate=gate), strength=0.7)
-    plan = EditPlan((edit_at(lm, Site("mlp_write", 1), gate="identity", objective="other", seed=9), edit))
-    result = refit_block(lm, EditPlan((edit,)), sequences, batch_size=8)
+    edit = replace(edit_at(lm, Site("mlp_write", 1), reads=reads, gate="identity"), strength=0.7)
+    plan = EditPlan((edit,))
+    result = refit_block(lm, plan, sequences, batch_size=8)
     (new,), (report,) = result.plan.edits, result.reports
-    assert (new.reads, new.gate, new.site, new.strength) == ("block", gate, edit.site, 0.7)
+    assert (new.reads, new.gate, new.site, new.strength) == ("block", "identity", edit.site, 0.7)
+    fitting, held_out = (stored_rows(lm, plan, 0, part, block=True) for part in parts(sequences))
+    fit = lstsq(fitting[1], hidden(edit, fitting[0]))
+    for _, block in (fitting, held_out):
+        assert np.linalg.norm(hidden(new, block) - fit(block)) <= 1e-8 * np.linalg.norm(fit(block))
+    assert report.pre_activation_fitted.uncentred == pytest.approx(
+        share(hidden(edit, fitting[0]), fit(fitting[1])), abs=1e-8
+    )
+    assert 0.0 < report.pre_activation_fitted.centred < 0.9999
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize(("reads", "gate"), [("output", "relu"), ("input", "tanh")])
+def test_with_a_gate_it_is_better_than_either_lstsq(tiny_lm64, edit_at, sequences, model_type, reads, gate):
+    """And figures are those of numpy on stored activations."""
+    lm = tiny_lm64(model_type)
+    edit = replace(edit_at(lm, Site("mlp_write", 1), reads=reads, gate=gate, scale=2.0), strength=-0.7)
+    plan = EditPlan((edit,))
+    result = refit_block(lm, plan, sequences, batch_size=8)
+    (new,), (report,) = result.plan.edits, result.reports
+    assert (new.reads, new.gate, new.site, new.strength) == ("block", gate, edit.site, -0.7)
     assert np.array_equal(new.left, edit.left)
     assert np.array_equal(new.bias, edit.bias)
-    best = None
-    for part, figures, inner in (
-        (parts(sequences)[0], report.fitted, report.pre_activation_fitted),
-        (parts(sequences)[1], report.held_out, report.pre_activation_held_out),
+    fitting, held_out = (stored_rows(lm, plan, 0, part, block=True) for part in parts(sequences))
+    for (rows, block), figures, inner in (
+        (fitting, report.fitted, report.pre_activation_fitted),
+        (held_out, report.held_out, report.pre_activation_held_out),
     ):
-        rows, block = stored_rows(lm, EditPlan((edit,)), 0, part, block=True)
-        design = np.column_stack([block, np.ones(len(block))])
-        truth = hidden(edit, rows, "identity")
-        if best is None:
-            best = np.linalg.lstsq(design, truth, rcond=None)[0]
-        expected = design @ best
-        assert np.linalg.norm(hidden(new, block, "identity") - expected) <= 1e-8 * np.linalg.norm(expected)
-        assert inner.uncentred == pytest.approx(share(truth, expected), abs=1e-8)
         assert figures.uncentred == pytest.approx(share(effect(edit, rows), effect(new, block)), abs=1e-8)
+        truth, found = hidden(edit, rows, "identity"), hidden(new, block, "identity")
+        assert inner.uncentred == pytest.approx(share(truth, found), abs=1e-8)
         assert figures.tokens == inner.tokens == len(rows)
-    assert 0.0 < report.pre_activation_fitted.centred < 0.9999
+    rows, block = fitting
+    for target in ("identity", gate):
+        gated = GATES[gate](lstsq(block, hidden(edit, rows, target))(block))
+        other = share(effect(edit, rows), edit.strength * (gated @ edit.left.T + edit.bias))
+        assert report.explained_variance_fitted > other + 1e-4
     assert report.explained_variance != report.explained_variance_fitted
-    assert report.explained_variance < 0.9999
-    assert len(refit_block(lm, plan, sequences, batch_size=8).reports) == 2
+    assert 0.0 < report.explained_variance < 0.9999
+    assert 0.0 < report.explained_variance_fitted < 0.9999
+
+
+@pytest.mark.parametrize(
+    ("model_type", "gate"), [("llama", "relu"), ("gpt2", "relu"), ("llama", "tanh"), ("gpt2", "tanh"), ("opt", "tanh")]
+)
+def test_the_steps_end_where_nothing_affine_explains_more(tiny_lm64, edit_at, sequences, monkeypatch, model_type, gate):
+    """The normal equations with the gate in place: Σ z (g(f) - h) = 0."""
+    monkeypatch.setattr(block_module, "_STEPS", 14)
+    lm = tiny_lm64(model_type)
+    plan = EditPlan((edit_at(lm, Site("mlp_write", 0), gate=gate),))
+    fitting, _ = parts(sequences)
+    rows, block = stored_rows(lm, plan, 0, fitting, block=True)
+    solver = block_module._BlockSolver(lm, plan, fitting, width=block.shape[1], batch_size=8, progress=NoProgress())
+    cosines = []
+    for new in solver.candidates([0])[0]:
+        z, left = with_one(block), hidden(new, block) - hidden(plan.edits[0], rows)
+        cosines.append((np.linalg.norm(z.T @ left, axis=0) / np.linalg.norm(z) / np.linalg.norm(left, axis=0)).max())
+    assert cosines[-1] <= 1e-8
+    assert min(cosines[:3]) > 1e-3  # least squares on t and on h, and one step
 
 
 @pytest.mark.parametrize("model_type", ["llama", "opt", "gpt_neox"])
@@ -91,7 +141,7 @@ def test_a_gate_that_never_opens_stays_shut(tiny_lm64, edit_at, sequences):
     (report,) = refit_block(lm, plan, sequences, batch_size=8).reports
     assert report.explained_variance is None
     assert report.held_out.residual_rms == 0.0
-    assert report.pre_activation_held_out.centred < 0.9999
+    assert report.pre_activation_held_out.centred < 0.9999  # the gate is shut, t is not what it was
     data = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert data["kind"] == "block"
     assert data["pre_activation_held_out"]["tokens"] == data["held_out_tokens"]
@@ -135,3 +185,12 @@ def test_what_hidden_units_cannot_carry_is_refused_before_the_model_runs(tiny_lm
     plan = EditPlan((edit_at(lm, Site("mlp_write", 1)), replace(edit_at(lm, site), **changes)))
     with pytest.raises(BadInputError, match=message):
         refit_block(lm, plan, [], batch_size=8)
+
+
+def test_progress_counts_every_reading(tiny_lm64, edit_at, sequences):
+    lm = tiny_lm64("llama")
+    for gate, readings in (("identity", 30 + 40), ("tanh", 30 + 6 * 30 + 40)):
+        progress = _CountingProgress()
+        plan = EditPlan((edit_at(lm, Site("mlp_write", 0), gate=gate),))
+        refit_block(lm, plan, sequences, batch_size=8, progress=progress)
+        assert progress.done == progress.total == readings

@@ -14,9 +14,10 @@ from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.hooks import edited_by_hooks
-from alignez_bake.refit import fit
+from alignez_bake.refit import sums
 from alignez_bake.refit.linearise import linearise
 from alignez_bake.site import Site
+from tests.capture.test_run import _CountingProgress
 from tests.refit.recorded import effect, parts, share, stored_rows
 
 MODEL_TYPES = ("llama", "gpt2", "opt", "gemma2", "gpt_neox", "qwen3")
@@ -188,7 +189,7 @@ def test_the_same_call_gives_the_same_bits_and_batches_do_not_matter(tiny_lm64, 
     once, again, other = (run(lm, plan, sequences, batch_size=size) for size in (8, 8, 3))
     assert once.reports == again.reports
     assert all(one.equals(two) for one, two in zip(once.plan.edits, again.plan.edits, strict=True))
-    monkeypatch.setattr(fit, "_MOMENTS_BYTES", 1)  # a pass for each edit
+    monkeypatch.setattr(sums, "_SUMS_BYTES", 1)  # a pass for each edit
     apart = run(lm, plan, sequences)
     assert apart.reports == once.reports
     for edit, others in zip(once.plan.edits, other.plan.edits, strict=True):
@@ -206,8 +207,6 @@ def test_reports_are_plain_json(tiny_lm64, edit_at, sequences):
 
 
 def test_progress_counts_both_readings(tiny_lm64, edit_at, sequences):
-    from tests.capture.test_run import _CountingProgress
-
     lm = tiny_lm64("llama")
     progress = _CountingProgress()
     run(lm, EditPlan((edit_at(lm, Site("mlp_write", 0)),)), sequences, progress=progress)
