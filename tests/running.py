@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.tiny_models import VOCABULARY
+from tests.tiny_models import VOCABULARY, runs_in_its_dtype
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -18,7 +18,7 @@ def load(path, dtype):
     model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
-    return model.eval()
+    return runs_in_its_dtype(model).eval()
 
 
 def run(model, architecture, module_paths):

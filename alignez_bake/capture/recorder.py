@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from alignez_bake.capture.spec import Reading
+from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.batching import right_padded
 from alignez_bake.language_model.logits import logits_of_columns
 
@@ -66,6 +67,9 @@ def record(
         sequences: token ids.
         tails: for each reading, how many tokens of each sequence to keep, counted from its end.
         logit_tails: the same for logits; None: none are computed.
+
+    Raises:
+        BadInputError: the input of a mixture of experts, which has no single one.
     """
     batch = right_padded(sequences, lm.pad_id, lm.device)
     width = batch.input_ids.shape[1]
@@ -120,6 +124,8 @@ def _register(lm: LanguageModel, reading: MapReading, keep: Keep) -> RemovableHa
         return stream.register_forward_hook(stream_hook)
 
     linear = architecture.linear_site(site.kind)
+    if reading.side not in linear.legal_reads:
+        raise BadInputError(f"the {reading.side} of {site} cannot be recorded: every expert has one of its own")
 
     def map_hook(_module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         if reading.side == "input":

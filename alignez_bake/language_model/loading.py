@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -135,6 +136,7 @@ def load_language_model(
         BadInputError: no such device, no tokenizer, code that is not trusted, tensors that are missing, left
             over or of another shape, or weights that are not finite.
     """
+    _check_transformers(folder)
     tokenizer = tokenizer_of(folder.path, trust_remote_code=trust_remote_code)
     loaded = load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return LanguageModel(loaded.model, tokenizer, folder.architecture, folder, loaded.model.device, loaded.unused_keys)
@@ -144,6 +146,7 @@ def load_model(
     folder: ModelFolder, *, dtype: torch.dtype | None = None, device: str = "cpu", trust_remote_code: bool = False
 ) -> LoadedModel:
     """The model alone, for passes that need no tokenizer; arguments and errors as `load_language_model`."""
+    _check_transformers(folder)
     place = _device(device)
     try:
         with quiet_transformers():
@@ -215,6 +218,24 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.set_verbosity(verbosity)
             if bars:
                 transformers_logging.enable_progress_bar()
+
+
+def _check_transformers(folder: ModelFolder) -> None:
+    """Refuse an architecture whose module tree is another one in the installed release.
+
+    Raises:
+        BadInputError: the message names both releases.
+    """
+    architecture = folder.architecture
+    least = architecture.min_transformers
+    if least is None:
+        return
+    parts = least.split(".")
+    if [int(part) for part in transformers.__version__.split(".")[: len(parts)]] < [int(part) for part in parts]:
+        raise BadInputError(
+            f"{folder.path} is a {architecture.model_type} model, which needs transformers {least} or newer, but "
+            f"{transformers.__version__} is installed, whose modules are others: pip install 'transformers>={least}'"
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig
 
 from alignez_bake.architectures.architecture import architecture_for, known_model_types
 from alignez_bake.architectures.table import architecture_table
 from alignez_bake.errors import BadInputError
 from alignez_bake.site import Site
-from tests.running import relative
+from tests.running import load, relative
 from tests.tiny_models import COMBINATIONS, MODEL_TYPES, VOCABULARY
 
 
@@ -23,6 +25,11 @@ def ids():
 
 def sites(architecture, layers):
     return [Site(kind, layer) for kind in architecture.sites for layer in range(layers)]
+
+
+def map_sites(architecture, layers):
+    """The sites whose module is one linear map, which a mixture of experts is not."""
+    return [site for site in sites(architecture, layers) if architecture.linear_site(site.kind).experts is None]
 
 
 @pytest.fixture(params=COMBINATIONS, ids=lambda case: f"{case[0]}-{'bias' if case[1] else 'plain'}")
@@ -93,7 +100,7 @@ def test_each_sites_module_runs_exactly_once_a_layer(live):
 def test_the_layout_is_what_the_map_computes(live):
     """y = W z + b with W as the data file orients it: also where W is square and a shape tells nothing."""
     model, architecture = live
-    found = sites(architecture, 2)
+    found = map_sites(architecture, 2)
     calls, _ = recorded(model, [architecture.module_path(site) for site in found])
     for site in found:
         path = architecture.module_path(site)
@@ -108,10 +115,42 @@ def test_the_layout_is_what_the_map_computes(live):
 
 def test_biases_are_where_the_data_says(live):
     model, architecture = live
-    for site in sites(architecture, 2):
+    for site in map_sites(architecture, 2):
         stated = architecture.linear_site(site.kind).bias
         expected = stated == "always" if stated in ("always", "never") else getattr(model.config, stated)
         assert (model.get_submodule(architecture.module_path(site)).bias is not None) == expected
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_mixture_of_experts_is_the_weighed_sum_of_the_maps_that_its_files_name(layer, tmp_path, save_tiny):
+    """y = Σ_e p_e W_e z_e with W_e as the files hold and the data file names it, and p_e that sum to one."""
+    folder = save_tiny("mixtral", tmp_path, dtype=torch.float64)
+    tensors = load_file(folder / "model.safetensors")
+    model = load(folder, torch.float64)
+    architecture = architecture_for(model.config.to_dict())
+    site, linear = Site("mlp_write", layer), architecture.linear_site("mlp_write")
+    assert [
+        name for name, _ in model.get_submodule(architecture.module_path(site)).named_parameters(recurse=False)
+    ] == []
+    count = getattr(model.config, linear.expert_count)
+    keys = [f"{architecture.layer_path(layer)}.{linear.experts.format(expert=index)}" for index in range(count)]
+    assert f"{architecture.layer_path(layer)}.{linear.experts.format(expert=count)}.weight" not in tensors
+    assert not any(f"{key}.bias" in tensors for key in keys)
+
+    block = architecture.layer_path(layer) + ".block_sparse_moe"
+    ((read, output),) = recorded(model, [architecture.module_path(site)])[0][architecture.module_path(site)]
+    chosen = (read @ tensors[f"{block}.gate.weight"].T).float().softmax(-1).topk(model.config.num_experts_per_tok)
+    weights = torch.zeros(*read.shape[:-1], count).scatter(-1, chosen.indices, chosen.values)
+    weights = weights / weights.sum(-1, keepdim=True)
+    assert len(chosen.indices.unique()) == count  # every expert is seen
+    expected = torch.zeros_like(output)
+    for index, key in enumerate(keys):
+        expert = key.rpartition(".")[0]
+        up = torch.nn.functional.silu(read @ tensors[f"{expert}.w1.weight"].T) * (
+            read @ tensors[f"{expert}.w3.weight"].T
+        )
+        expected += weights[..., index, None] * (up @ tensors[f"{key}.weight"].T)
+    assert relative(output, expected) < 1e-12
 
 
 def test_a_gate_is_the_half_that_the_activation_reads(live):
@@ -170,6 +209,93 @@ def test_the_block_reads_what_a_norm_gave(live, kind):
     assert any(torch.equal(read, output) for output in given)
     writer = architecture.module_path(Site(kind, 1))
     assert writer.startswith(block) or architecture.model_type == "opt"
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_head_and_embedding_are_tied_as_the_config_class_has_it(model_type):
+    architecture = architecture_for({"model_type": model_type})
+    assert architecture.is_tied({}) == AutoConfig.for_model(model_type).tie_word_embeddings
+    assert [architecture.is_tied({"tie_word_embeddings": tied}) for tied in (True, False)] == [True, False]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_files_name_the_head_as_the_data_does_and_hold_it_unless_tied(model_type, tied, tmp_path, save_tiny):
+    folder = save_tiny(model_type, tmp_path, overrides={"tie_word_embeddings": tied})
+    tensors = load_file(folder / "model.safetensors")
+    architecture = architecture_for({"model_type": model_type})
+    assert (f"{architecture.head}.weight" in tensors) != tied
+    if not tied:
+        head = load(folder, torch.float32).get_output_embeddings()
+        assert torch.equal(tensors[f"{architecture.head}.weight"], head.weight)
+
+
+def test_what_the_embedding_module_gives_is_its_row_unless_it_scales(live):
+    model, architecture = live
+    ((_, output),) = recorded(model, [architecture.embed])[0][architecture.embed]
+    rows = model.get_submodule(architecture.embed).weight[ids()]
+    assert torch.equal(rows, output) != architecture.embed_scaled
+
+
+def test_learned_positions_join_between_embedding_and_first_layer(live):
+    model, architecture = live
+    calls, _ = recorded(model, [architecture.embed, architecture.layer_path(0)])
+    embedded, entering = calls[architecture.embed][0][1], calls[architecture.layer_path(0)][0][0]
+    assert torch.equal(embedded, entering) != architecture.learned_positions
+
+
+def layer_terms(model, architecture, layer):
+    """Input and output of a layer, and what its two writers give, in one pass."""
+    writers = [architecture.module_path(Site(kind, layer)) for kind in ("attn_write", "mlp_write")]
+    calls, _ = recorded(model, [architecture.layer_path(layer), *writers])
+    (entering, leaving) = calls[architecture.layer_path(layer)][0]
+    return entering, leaving, [calls[path][0][1].reshape(leaving.shape) for path in writers]
+
+
+SUM_SWITCHES = [
+    ("opt", {"do_layer_norm_before": True}, True),
+    ("opt", {"do_layer_norm_before": False}, False),
+    ("gpt_neox", {"use_parallel_residual": False}, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "overrides", "is_sum"),
+    [(name, {}, name != "gemma2") for name in MODEL_TYPES] + SUM_SWITCHES,
+)
+def test_a_layer_gives_the_sum_of_its_input_and_its_writers_where_the_data_says(
+    model_type, overrides, is_sum, tiny_model
+):
+    bias = (model_type, False) not in COMBINATIONS
+    model = tiny_model(model_type, bias=bias, dtype=torch.float64, overrides=overrides)
+    architecture = architecture_for(model.config.to_dict())
+    entering, leaving, written = layer_terms(model, architecture, 1)
+    assert (relative(entering + written[0] + written[1], leaving) < 1e-12) == is_sum
+    assert architecture.layers_are_sums(json.loads(model.config.to_json_string(use_diff=False))) == is_sum
+
+
+@pytest.mark.parametrize(
+    ("model_type", "overrides", "parallel"),
+    [(name, {}, name == "gpt_neox") for name in MODEL_TYPES] + [("gpt_neox", {"use_parallel_residual": False}, False)],
+)
+def test_the_mlp_reads_what_attention_wrote_unless_they_are_parallel(model_type, overrides, parallel, tiny_model):
+    bias = (model_type, False) not in COMBINATIONS
+    model = tiny_model(model_type, bias=bias, dtype=torch.float64, overrides=overrides)
+    architecture = architecture_for(model.config.to_dict())
+    _, _, (_, before) = layer_terms(model, architecture, 1)
+    writer = model.get_submodule(architecture.module_path(Site("attn_write", 1)))
+    handle = writer.register_forward_hook(lambda _m, _a, output: -output)
+    _, _, (_, after) = layer_terms(model, architecture, 1)
+    handle.remove()
+    assert torch.equal(before, after) == parallel
+    assert architecture.is_parallel(json.loads(model.config.to_json_string(use_diff=False))) == parallel
+
+
+def test_batch_and_length_are_one_dimension_where_the_data_says(live):
+    model, architecture = live
+    path = architecture.module_path(Site("mlp_write", 0))
+    ((_, output),) = recorded(model, [path])[0][path]
+    assert (output.dim() == 2) == architecture.flattens
 
 
 def test_the_site_embed_is_what_the_embedding_module_gives(tiny_model):

@@ -9,7 +9,7 @@ import torch
 from alignez_bake.capture.sequences import TokenisedPair
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.model_folder import open_model_folder
-from tests.tiny_models import BOS_ID, VOCABULARY
+from tests.tiny_models import BOS_ID, VOCABULARY, runs_in_its_dtype
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +21,7 @@ def tiny_lm64(tiny_folder):
         key = (model_type, bias)
         if key not in loaded:
             loaded[key] = load_language_model(open_model_folder(tiny_folder(model_type, bias)), dtype=torch.float64)
+            runs_in_its_dtype(loaded[key].model)
         return loaded[key]
 
     return load

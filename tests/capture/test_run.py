@@ -37,7 +37,13 @@ _SIDES = ("input", "output")
 
 def _all_row_specs(lm):
     """Every site and side, with contexts, answers and tokens dealt out so that each occurs."""
-    places = [(Site(kind, layer), side) for kind in lm.architecture.sites for layer in (0, 1) for side in _SIDES]
+    places = [
+        (Site(kind, layer), side)
+        for kind, linear in lm.architecture.sites.items()
+        for layer in (0, 1)
+        for side in _SIDES
+        if side in linear.legal_reads
+    ]
     places += [(Site("embed"), "output"), (Site("residual", 0), "output"), (Site("residual", 1), "output")]
     return [
         RowsSpec(site, Reading(CONTEXTS[i % 3], side), ("good", "bad")[i // 2 % 2], TOKENS[i % 4])
@@ -55,6 +61,14 @@ def test_rows_are_those_of_the_naive_loop(tiny_lm64, pairs, model_type, bias):
         expected = [naive.rows(lm, pair, spec, spec.reading) for pair in pairs]
         assert found[spec].values.dtype == np.float64
         _close(found[spec].values, np.concatenate(expected))
+
+
+def test_the_input_of_a_mixture_of_experts_is_not_taken_for_one_writers(tiny_lm64, pairs):
+    spec = RowsSpec(Site("mlp_write", 1), Reading("plain", "input"), "good", "last")
+    with pytest.raises(
+        BadInputError, match=r"input of mlp_write\.1 cannot be recorded: every expert has one of its own"
+    ):
+        Capture(tiny_lm64("mixtral", False), pairs, batch_size=3)([spec])
 
 
 @pytest.mark.parametrize(("model_type", "bias"), COMBINATIONS)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import warnings
@@ -8,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.language_model.loading import load_language_model, quiet_transformers, tokenizer_of
+from alignez_bake.language_model import loading
+from alignez_bake.language_model.loading import load_language_model, load_model, quiet_transformers, tokenizer_of
 from alignez_bake.model_folder import open_model_folder
 from tests.tiny_models import COMBINATIONS, EOS_ID, PAD_ID, VOCABULARY
 
@@ -43,6 +45,22 @@ def test_the_loaded_model_is_the_saved_one(tiny_lm, tiny_model, model_type, bias
     assert not lm.model.training
     assert (lm.pad_id, lm.eos_ids, lm.vocabulary_size) == (PAD_ID, (EOS_ID,), VOCABULARY)
     assert lm.architecture.model_type == model_type
+
+
+def test_an_architecture_that_needs_a_newer_transformers_is_refused(tiny_folder, monkeypatch):
+    llama, mixtral = tiny_folder("llama"), tiny_folder("mixtral")
+    for version, least in (("4.57.6", "5"), ("5.23.0", "5.24"), ("4.57.6.dev0", "5")):
+        monkeypatch.setattr(loading.transformers, "__version__", version)
+        described = open_model_folder(mixtral)
+        newer = dataclasses.replace(described.architecture, min_transformers=least)
+        for loader in (load_language_model, load_model):
+            with pytest.raises(
+                BadInputError, match=rf"mixtral .* transformers {least} or newer, but {version} is inst"
+            ):
+                loader(dataclasses.replace(described, architecture=newer))
+        load(llama)
+    monkeypatch.setattr(loading.transformers, "__version__", "5.0.0rc1")
+    load(mixtral)
 
 
 def test_dtype_is_the_stored_one_unless_given(save_tiny, tmp_path):

@@ -10,8 +10,9 @@ import torch
 
 from alignez_bake.architectures.architecture import architecture_for
 from alignez_bake.edit_plan import EditPlan
+from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.hooks import edited_by_hooks
-from alignez_bake.site import Site
+from alignez_bake.site import LEGAL_READS, Site
 from tests.random_edits import random_edit
 from tests.tiny_models import MODEL_TYPES, VOCABULARY
 
@@ -27,6 +28,7 @@ CASES = [
     ("residual", "output"),
     ("embed", "output"),
 ]
+LEGAL_READS_OF = {name: architecture_for({"model_type": name}).legal_reads() for name in MODEL_TYPES}
 GATES = {"identity": lambda x: x, "relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
 IDS = torch.randint(3, VOCABULARY, (2, 7), generator=torch.Generator().manual_seed(0))
 
@@ -80,7 +82,8 @@ def by_hand(edit, y, read):
         (model_type, kind, reads)
         for model_type in MODEL_TYPES
         for kind, reads in CASES
-        if kind not in architecture_for({"model_type": model_type}).absent_sites
+        if reads in LEGAL_READS_OF[model_type].get(kind, LEGAL_READS[kind])
+        and kind not in architecture_for({"model_type": model_type}).absent_sites
     ],
 )
 def test_a_hooked_site_gives_the_formula(model_type, kind, reads, live):
@@ -113,7 +116,9 @@ def test_edits_of_a_site_apply_in_order_and_objectives_in_parallel(model_type, l
     site = Site("mlp_write", 0)
     read, y, _ = observed(model, place(architecture, site))
     first = random_edit(site, y.shape[-1], y.shape[-1], constant=True, seed=1)
-    second = random_edit(site, y.shape[-1], read.shape[-1], reads="input", constant=True, seed=2)
+    # A mixture of experts has no one input: there the block's is read, which is that of its module.
+    reads = "input" if "input" in LEGAL_READS_OF[model_type]["mlp_write"] else "block"
+    second = random_edit(site, y.shape[-1], read.shape[-1], reads=reads, constant=True, seed=2)
     third = random_edit(site, y.shape[-1], y.shape[-1], constant=True, seed=3)
     plan = EditPlan(
         tuple(
@@ -183,6 +188,20 @@ def test_hooks_go_when_the_body_raises(live):
         raise RuntimeError("body")
     modules = list(model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def test_the_input_of_a_mixture_of_experts_is_not_taken_for_one_writers(live):
+    """The module's input is the block's: as wide as the output, so that no width would tell."""
+    model, architecture = live("mixtral")
+    edit = random_edit(Site("mlp_write", 0), 32, 32, reads="input")
+    with (
+        pytest.raises(
+            BadInputError, match=r"mlp_write\.0 reads the writer's input, but every expert has one of its own"
+        ),
+        edited_by_hooks(model, architecture, EditPlan((edit,))),
+    ):
+        pass
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_a_layer_that_is_not_there_is_refused(live):
