@@ -143,11 +143,12 @@ def test_explain_edits_one_by_one(made, tmp_path):
     mixed = EditPlan((first, replace(second, gate="tanh"), Edit(Site("residual", 1), bias=np.ones(32))))
     write_edits(mixed, tmp_path / "edits.safetensors")
     result = explain(folder / "base", tmp_path / "edits.safetensors")
-    assert [decision.route for decision in result.lowering.decisions] == ["fold", "refuse", "refuse"]
+    assert [decision.route for decision in result.lowering.decisions] == ["fold", "insert", "rehome"]
     decisions = json.loads(json.dumps(result.to_json()))["decisions"]
     assert [entry["site"] for entry in decisions] == ["attn_write.0", "attn_write.1", "residual.1"]
     assert "gate 'tanh' is not linear" in decisions[1]["reason"]
-    assert "not described" in decisions[2]["reason"]
+    assert "a shift behind a layer is a bias of its MLP writer" in decisions[2]["reason"]
+    assert all(entry["exactness"] and entry["cost"] for entry in decisions)
 
 
 def test_explain_refuses_edits_for_another_base_and_artefacts_of_later(made, tmp_path, tiny_folder):
@@ -155,8 +156,8 @@ def test_explain_refuses_edits_for_another_base_and_artefacts_of_later(made, tmp
     with pytest.raises(BadInputError, match="another base"):
         explain(tiny_folder("llama"), tmp_path / "edits.safetensors")
     assert explain(tiny_folder("llama"), tmp_path / "edits.safetensors", allow_other_base=True).lowering.refused == ()
-    with pytest.raises(BadInputError, match="'adapter' is not available yet"):
-        explain(made[0] / "base", artefact="adapter")
+    with pytest.raises(BadInputError, match="'onnx' is not available yet"):
+        explain(made[0] / "base", artefact="onnx")
 
 
 def test_compare_answers_with_both_models_in_the_form_of_the_result(made):

@@ -14,14 +14,16 @@ import torch
 from alignez_bake.exporters.checkpoint import CheckpointExporter
 from alignez_bake.exporters.protocol import ExportSettings
 
+from alignez_bake.architectures.architecture import architecture_for
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.hooks import edited_by_hooks
+from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import NoProgress
 from alignez_bake.site import Site
+from tests.lowering.folding import FoldsAndInserts, routes
 from tests.random_edits import edit_for_slot
 from tests.running import load, relative, run
 from tests.tiny_models import COMBINATIONS
@@ -31,9 +33,9 @@ MARGIN = 100
 CASES = [
     (model_type, bias, kind, reads)
     for model_type, bias in COMBINATIONS
-    for kind in ("attn_write", "mlp_write", "mlp_gate")
-    if not (kind == "mlp_gate" and model_type in ("gpt2", "gpt_neox", "opt"))
-    for reads in ("output", "input")
+    for kind, legal in architecture_for({"model_type": model_type}).legal_reads().items()
+    for reads in legal
+    if reads != "block"
 ]
 
 
@@ -59,7 +61,7 @@ def test_baked_equals_hooked(model_type, bias, kind, reads, dtype, tmp_path, sav
             for seed, how in enumerate((reads, "output"))
         )
     )
-    bake(base, plan, tmp_path / "out")
+    lowering = bake(base, plan, tmp_path / "out")
     original, baked = load(base.path, dtype), load(tmp_path / "out", dtype)
     paths = [architecture.module_path(site) for site in sites]
 
@@ -68,6 +70,7 @@ def test_baked_equals_hooked(model_type, bias, kind, reads, dtype, tmp_path, sav
         logits, residual, seen = run(original, architecture, paths)
     baked_logits, baked_residual, _ = run(baked, architecture, paths)
 
+    assert {decision.route for decision in lowering.decisions} == {"fold"}
     assert relative(base_logits, logits) > MARGIN * FP32_END
     assert relative(base_residual, residual) > MARGIN * FP32_END
     assert relative(baked_logits, logits) <= FP32_END
@@ -86,39 +89,47 @@ def test_a_constant_without_a_bias_is_refused_with_its_reason(model_type, bias, 
     base = open_model_folder(tiny_folder(model_type, bias))
     slot = find_slot(base, Site("mlp_write", 1))
     plan = EditPlan((edit_for_slot(slot, constant=True), edit_for_slot(find_slot(base, Site("mlp_write", 0)))))
-    lowering = lower(plan, base, CheckpointExporter())
+    assert routes(plan, base, code=True) == ["insert", "fold"]
+    lowering = lower(plan, base, FoldsAndInserts())
     assert [decision.route for decision in lowering.decisions] == ["refuse", "fold"]
-    with pytest.raises(BadInputError, match=r"mlp_write\.1: its constant needs a bias, and .* has none"):
+    with pytest.raises(BadInputError, match=r"mlp_write\.1: its constant needs a bias, and .* has none.*trust-remote"):
         CheckpointExporter().export(base, lowering, tmp_path, ExportSettings(), NoProgress())
+    assert list(tmp_path.iterdir()) == []
 
 
 REFUSED = [
     ({"gate": "relu"}, "gate 'relu' is not linear"),
     ({"positions": "last"}, "only the last position"),
-    ({"reads": "block"}, "added hidden units"),
+    ({"reads": "block"}, "it reads what enters the block"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "reason"), REFUSED)
-def test_what_is_not_linear_is_refused_with_its_reason(changes, reason, tiny_folder):
+def test_what_does_not_fold_is_refused_with_its_reason_and_the_flag(changes, reason, tiny_folder):
     base = open_model_folder(tiny_folder("llama"))
     edit = replace(edit_for_slot(find_slot(base, Site("attn_write", 0))), **changes)
     (decision,) = lower(EditPlan((edit,)), base, CheckpointExporter()).decisions
     assert decision.route == "refuse"
     assert reason in decision.reason
+    assert "--trust-remote-code" in decision.reason
+    (decision,) = lower(EditPlan((edit,)), base, CheckpointExporter(), code=True).decisions
+    assert decision.route == "insert"
+    assert reason in decision.reason
 
 
 @pytest.mark.parametrize(
     ("site", "reason"),
-    [(Site("attn_write", 2), "layers 0 to 1"), (Site("mlp_gate", 0), "its MLP has no gate"),
-     (Site("attn_q", 0), "not described"), (Site("residual", 0), "not described")],
+    [(Site("attn_write", 2), "layers 0 to 1"), (Site("residual", 2), "layers 0 to 1"),
+     (Site("mlp_gate", 0), "its MLP has no gate"), (Site("attn_q", 0), "not described")],
 )  # fmt: skip
-def test_sites_that_match_no_module_are_refused_by_name(site, reason, tiny_folder):
+@pytest.mark.parametrize("code", [False, True])
+def test_sites_that_match_no_module_are_refused_by_name(site, reason, code, tiny_folder):
     base = open_model_folder(tiny_folder("gpt2"))
     edit = replace(edit_for_slot(find_slot(base, Site("attn_write", 0))), site=site)
-    (decision,) = lower(EditPlan((edit,)), base, CheckpointExporter()).decisions
+    (decision,) = lower(EditPlan((edit,)), base, CheckpointExporter(), code=code).decisions
     assert decision.route == "refuse"
     assert reason in decision.reason
+    assert "--trust-remote-code" not in decision.reason  # no code would help
 
 
 def test_widths_of_another_model_are_refused(tiny_folder):
