@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.edit import POSITIONS
+import numpy as np
+
+from alignez_bake.edit import POSITIONS, Edit
+from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.lowering.home import constant_has_home
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.methods.layers import parse_layers
 from alignez_bake.methods.protocol import MethodSettings
@@ -16,7 +20,6 @@ if TYPE_CHECKING:
     from alignez_bake.edit import Positions
     from alignez_bake.methods.protocol import Method
     from alignez_bake.model_folder import ModelFolder
-    from alignez_bake.site import Site
 
 
 @dataclass(frozen=True)
@@ -166,19 +169,25 @@ def check_ways(settings: FitSettings, base: ModelFolder, *, code: bool) -> None:
         )
 
 
-def constant_has_home(base: ModelFolder, site: Site) -> bool:
-    """Whether a constant at the site can be folded into a bias.
+def probe_plan(settings: FitSettings, base: ModelFolder) -> EditPlan:
+    """Edits of the kind that a fit will give, with values that mean nothing: to see whether they find a way.
 
-    Raises:
-        BadInputError: the architecture lacks the site.
+    Empty where they are linear maps without a constant, which every artefact carries.
     """
-    return find_slot(base, site).bias is not None
-
-
-def check_foldable(settings: FitSettings, base: ModelFolder) -> None:
-    """`check_ways` where no code is allowed.
-
-    Raises:
-        BadInputError: as there.
-    """
-    check_ways(settings, base, code=False)
+    if not (settings.gated or settings.positions != "all" or settings.method.needs_bias):
+        return EditPlan(())
+    edits = []
+    for site in settings.method.sites(base.architecture, settings.layers):
+        width = find_slot(base, site).d_out
+        ones = np.ones((width, 1), np.float32)
+        edits.append(
+            Edit(
+                site,
+                left=ones,
+                right=ones,
+                bias=ones[:, 0] if settings.method.needs_bias else None,
+                gate="tanh" if settings.gated else "identity",
+                positions=settings.positions,
+            )
+        )
+    return EditPlan(tuple(edits))

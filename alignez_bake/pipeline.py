@@ -13,7 +13,6 @@ from alignez_bake.capture.run import Capture
 from alignez_bake.capture.tokenise import tokenise_pairs
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.fit_settings import FitSettings, check_fit, check_foldable
 from alignez_bake.preference_pairs.filters import FilterReport, match_pairs
 from alignez_bake.preference_pairs.generation import ANSWER_TOKENS, CHARACTERISTIC_TOKENS, generate_pairs
 from alignez_bake.prompts.objective import SIDES, parse_objectives, read_objectives_file, shipped_objectives
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignez_bake.edit import Edit
+    from alignez_bake.fit_settings import FitSettings
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.methods.protocol import SiteReport
     from alignez_bake.preference_pairs.records import PairRecord, PairSet
@@ -33,21 +33,6 @@ if TYPE_CHECKING:
     from alignez_bake.prompts.objective import Objective
     from alignez_bake.prompts.prompt_form import PromptForm
     from alignez_bake.prompts.queries import Query
-
-# `FitSettings` and its checks belong to the steps that callers take from here.
-__all__ = [
-    "Asked",
-    "FitSettings",
-    "Fitted",
-    "TokenLimits",
-    "check_fit",
-    "check_foldable",
-    "fit_edits",
-    "known_objectives",
-    "read_asked",
-    "token_limits",
-    "write_own_pairs",
-]
 
 MIN_ANSWER_TOKENS: Final = 16
 # Within its sentence a characteristic may be split into some tokens more than by itself.

@@ -14,11 +14,12 @@ from alignez_bake.commands.bake import bake
 from alignez_bake.errors import BadInputError
 from alignez_bake.evaluation.behaviour import judged_answers
 from alignez_bake.evaluation.drift import answer_loss, kl_on_texts
+from alignez_bake.fit_settings import FitSettings
 from alignez_bake.language_model.loading import LanguageModel, load_language_model
 from alignez_bake.language_model.sampling import derived_seed
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import FitSettings, fit_edits, write_own_pairs
+from alignez_bake.pipeline import fit_edits, write_own_pairs
 from alignez_bake.prompts.persona import persona_sentence
 from alignez_bake.prompts.prompt_form import PromptForm, prompt_form
 from benchmarks.cells import Measured

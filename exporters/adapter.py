@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.protocol import ExportSettings
     from numpy.typing import NDArray
 
+    from alignez_bake.certificate.verdict import Level
     from alignez_bake.edit import Edit
     from alignez_bake.language_model.loading import LoadedModel
     from alignez_bake.lowering.decide import Lowering, Route
@@ -50,6 +51,7 @@ class AdapterExporter:
         "largest sum of ranks at one site"
     )
     card_library = "peft"
+    highest_level: Level = "forward"
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit is a low-rank change of a linear map."""

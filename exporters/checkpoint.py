@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.protocol import ExportSettings
     from numpy.typing import NDArray
 
-    from alignez_bake.certificate.verdict import LevelCertificate
+    from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.edit import Edit
     from alignez_bake.language_model.loading import LoadedModel
     from alignez_bake.lowering.decide import Lowering, Route
@@ -50,6 +50,7 @@ class CheckpointExporter:
     exactness = "exact, rounded once"
     cost = "none: same tensors"
     card_library = "transformers"
+    highest_level: Level = "forward"
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit folds at this slot."""

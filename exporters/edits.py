@@ -64,6 +64,7 @@ class EditsExporter:
     exactness = "the record itself"
     cost = "none: it is baked before it runs"
     card_library = "alignez-bake"
+    highest_level: Level = "tensors"
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None: the record goes along as it is."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.protocol import ExportSettings
 
     from alignez_bake.certificate.tensors import TensorsCertificate
+    from alignez_bake.certificate.verdict import Level
     from alignez_bake.edit import Edit
     from alignez_bake.language_model.loading import LoadedModel
     from alignez_bake.lowering.decide import Lowering, Refusal, Route
@@ -40,6 +41,7 @@ class GgufExporter:
     exactness = "exact, rounded once to float32"
     cost = "two thin products a map and token, or a vector added behind a layer"
     card_library = "gguf"
+    highest_level: Level = "tensors"
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if a LoRA adapter or a control vector of llama.cpp can carry the edit."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from alignez_bake.certificate.verdict import LevelCertificate
+    from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.edit import Edit
     from alignez_bake.language_model.loading import LoadedModel
     from alignez_bake.lowering.decide import Lowering, Refusal, Route
@@ -58,6 +58,7 @@ class Exporter(Protocol):
         exactness: how close the artefact comes to the hook, for `explain`; of the routes `fold` and `carry`.
         cost: what an edit costs at inference; likewise.
         card_library: `library_name` of its model card, such as "transformers" or "peft".
+        highest_level: of the certificate: `forward` where `reload` gives a model that runs here, else `tensors`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Exporter(Protocol):
     exactness: str
     cost: str
     card_library: str
+    highest_level: Level
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the artefact can carry the edit at this slot without inserted modules, else the reason."""
@@ -99,9 +101,7 @@ class Exporter(Protocol):
         """
         ...
 
-    def certify_tensors(
-        self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress
-    ) -> LevelCertificate:
+    def certify_tensors(self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> LevelCertificate:
         """Level `tensors`: everything in `out` against the formula and the base, read back from disk.
 
         Raises:

@@ -39,6 +39,7 @@ _VALUES: Final[Mapping[str, type]] = {
     "exactness": str,
     "cost": str,
     "card_library": str,
+    "highest_level": str,
 }
 _METHODS: Final = ("supports", "check", "bytes_needed", "export", "certify_tensors", "reload")
 

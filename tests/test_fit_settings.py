@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.fit_settings import FitSettings, check_fit, check_foldable, check_ways, constant_has_home
+from alignez_bake.fit_settings import FitSettings, check_fit, check_ways, constant_has_home
 from alignez_bake.methods.registry import METHODS
 from alignez_bake.model_folder import ModelFolder, open_model_folder
 from alignez_bake.site import Site
@@ -85,11 +85,10 @@ def test_what_needs_a_module_is_refused_without_code_and_passes_with_it(
     base: ModelFolder, method: str, asked: dict, says: str
 ) -> None:
     settings = checked(base, method, **asked)
-    for refuse in (lambda: check_ways(settings, base, code=False), lambda: check_foldable(settings, base)):
-        with pytest.raises(BadInputError) as caught:
-            refuse()
-        assert says in str(caught.value)
-        assert "--trust-remote-code, which writes a checkpoint with a small code file of its own" in str(caught.value)
+    with pytest.raises(BadInputError) as caught:
+        check_ways(settings, base, code=False)
+    assert says in str(caught.value)
+    assert "--trust-remote-code, which writes a checkpoint with a small code file of its own" in str(caught.value)
     check_ways(settings, base, code=True)
 
 

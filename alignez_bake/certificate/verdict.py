@@ -75,6 +75,10 @@ class Certified:
             reasons = "; ".join(reason for level in self.levels for reason in level.reasons)
             raise CheckFailedError(f"the certificate is {self.verdict}: {reasons}; the result lies in {self.path}")
 
+    def result_path(self) -> Path:
+        """Where the result lies."""
+        return self.path
+
     def certificate_json(self) -> dict[str, Any]:
         """Path, verdict and figures as JSON values."""
         return {

@@ -10,7 +10,8 @@ import typer
 from alignez_bake import __version__
 from alignez_bake.cli import options
 from alignez_bake.cli.choices import unescaped
-from alignez_bake.cli.shell import number, resolved_device, show
+from alignez_bake.cli.pushing import check_push, show_and_push
+from alignez_bake.cli.shell import number, resolved_device
 from alignez_bake.errors import BadInputError
 from alignez_bake.progress import RichProgress
 
@@ -32,7 +33,10 @@ EXAMPLES: Final = (
 def align_command(
     context: typer.Context,
     *,
-    model: Annotated[Path | None, typer.Option("--model", metavar="BASE", help="Folder of the base model.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", metavar="BASE", help="The base: a folder, or USER/REPO[@REVISION] of the hub."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="OUT", help="Folder to write; must not exist, or be empty.")
     ] = None,
@@ -44,8 +48,14 @@ def align_command(
     strength: options.Strength = None,
     layers: options.Layers = None,
     rank: options.Rank = None,
+    positions: options.Positions = "all",
+    gated: options.Gated = False,
+    top_layers: options.TopLayers = None,
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
+    require_fold: options.RequireFold = False,
+    linearise: options.Linearise = False,
+    push: options.Push = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
@@ -71,6 +81,7 @@ def align_command(
     if model is None or out is None:
         raise BadInputError(f"{'--model BASE' if model is None else '--out OUT'} is missing (see alignez-bake --help)")
     del yes, allow_other_base  # nothing is asked here, and the edits are always made for this base
+    check_push(push)
     from alignez_bake.commands.align import align  # noqa: PLC0415 - so that --help is quick
 
     result = align(
@@ -84,8 +95,13 @@ def align_command(
         strength=number(strength, "--strength"),
         layers=layers,
         rank=rank,
+        positions=positions,
+        gated=gated,
+        top_layers=top_layers,
         artefact=artefact,
         dtype=dtype,
+        require_fold=require_fold,
+        linearise=linearise,
         device=resolved_device(device),
         seed=seed,
         batch_size=batch_size,
@@ -94,8 +110,7 @@ def align_command(
         dry_run=dry_run,
         progress=RichProgress(),
     )
-    show(result, as_json=json, tables=lambda: _tables(result))
-    result.raise_if_failed()
+    show_and_push(result, push, as_json=json, tables=lambda: _tables(result), dry_run=dry_run)
 
 
 def _refuse_options_before(context: typer.Context) -> None:
@@ -115,6 +130,7 @@ def _tables(result: AlignResult) -> list[Table | str]:
         certificate_table,
         decision_table,
         filter_table,
+        refit_table,
         site_table,
         table,
     )
@@ -130,13 +146,15 @@ def _tables(result: AlignResult) -> list[Table | str]:
             ("sites", plan.sites),
         ]
         return [table("What would be done", ("", ""), rows), f"Dry run: nothing was written to {plan.out}."]
-    notes: list[Table | str] = [f"Note: {result.note}."] if result.note else []
+    notes: list[Table | str] = [f"Note: {note}" for note in result.fitted.notes]
+    notes += [f"Note: {result.note}."] if result.note else []
     if plan.duplicates:
         notes.append(f"{plan.duplicates} repeated queries were dropped.")
     notes += [f"Left out: {name} ({reason})." for name, reason in result.baked.skipped]
     return [
         filter_table(result.fitted.filters),
         site_table(result.fitted.sites),
+        *([] if result.baked.refitted is None else [refit_table(result.baked.refitted)]),
         decision_table(result.baked.lowering),
         certificate_table(result.baked.levels),
         *notes,

@@ -9,7 +9,8 @@ import typer
 
 from alignez_bake.cli import options
 from alignez_bake.cli.choices import check_level, parse_weights
-from alignez_bake.cli.shell import resolved_device, show
+from alignez_bake.cli.pushing import check_push, show_and_push
+from alignez_bake.cli.shell import resolved_device
 from alignez_bake.progress import RichProgress
 
 if TYPE_CHECKING:
@@ -21,13 +22,17 @@ EXAMPLES: Final = (
     "Examples:\n"
     "  alignez-bake bake --model base --edits edits.safetensors --out aligned\n"
     "  alignez-bake bake --model base --edits edits.safetensors --out half --objective helpful=0.5 --verify forward\n"
+    "  alignez-bake bake --model base --edits edits.safetensors --out lora --as adapter\n"
+    "  alignez-bake bake --model base --edits gated.safetensors --out aligned --trust-remote-code\n"
 )
 
 
 def bake_command(
     *,
     model: options.Model,
-    edits: Annotated[Path, typer.Option("--edits", metavar="F", help="edits.safetensors, as `fit` writes it.")],
+    edits: Annotated[
+        Path, typer.Option("--edits", metavar="F", help="edits.safetensors, or a folder or USER/REPO that has it.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder to write; must not exist, or be empty.")],
     objective: Annotated[
         str | None,
@@ -36,7 +41,12 @@ def bake_command(
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
     verify: options.Verify = "tensors",
+    require_fold: options.RequireFold = False,
+    linearise: options.Linearise = False,
+    refit_block: options.RefitBlock = False,
+    push: options.Push = None,
     device: options.Device = "auto",
+    batch_size: options.BatchSize = 64,
     allow_other_base: options.AllowOtherBase = False,
     trust_remote_code: options.TrustRemoteCode = False,
     seed: options.Seed = 0,
@@ -44,11 +54,13 @@ def bake_command(
     json: options.Json = False,
     yes: options.Yes = False,
 ) -> None:
-    """Fold edits into a base's weights, and certify the result. No model is run, unless with --verify forward."""
+    """Bake edits into a base, and certify the result. No model is run, unless to verify or refit."""
     del yes  # nothing is asked here
     from alignez_bake.commands.bake import bake  # noqa: PLC0415 - so that --help is quick
 
     level = check_level(verify, "--verify")
+    check_push(push)
+    runs = level == "forward" or linearise or refit_block
     result = bake(
         model,
         edits,
@@ -57,8 +69,12 @@ def bake_command(
         dtype=dtype,
         weights=parse_weights(objective),
         verify=level,
+        require_fold=require_fold,
+        linearise=linearise,
+        refit_block=refit_block,
+        batch_size=batch_size,
         allow_other_base=allow_other_base,
-        device=resolved_device(device) if level == "forward" else device,
+        device=resolved_device(device) if runs else device,
         trust_remote_code=trust_remote_code,
         seed=seed,
         dry_run=dry_run,
@@ -66,13 +82,13 @@ def bake_command(
     )
 
     def tables() -> list[Table | str]:
-        from alignez_bake.report.tables import certificate_table, decision_table  # noqa: PLC0415
+        from alignez_bake.report.tables import certificate_table, decision_table, refit_table  # noqa: PLC0415
 
+        kept = [] if result.refitted is None else [refit_table(result.refitted)]
         if dry_run:
-            return [decision_table(result.lowering), f"Dry run: nothing was written to {out}."]
+            return [*kept, decision_table(result.lowering), f"Dry run: nothing was written to {out}."]
         left_out = [f"Left out: {name} ({reason})." for name, reason in result.skipped]
         written = f"Written to {result.path}."
-        return [decision_table(result.lowering), certificate_table(result.levels), *left_out, written]
+        return [*kept, decision_table(result.lowering), certificate_table(result.levels), *left_out, written]
 
-    show(result, as_json=json, tables=tables)
-    result.raise_if_failed()
+    show_and_push(result, push, as_json=json, tables=tables, dry_run=dry_run)

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 # Typer reads these annotations at run time: imports must not hide behind TYPE_CHECKING.
-Model = Annotated[Path, typer.Option("--model", metavar="BASE", help="Folder of the base model.")]
+Model = Annotated[
+    Path, typer.Option("--model", metavar="BASE", help="The base model: a folder, or USER/REPO[@REVISION] on the hub.")
+]
 OptionalModel = Annotated[
     Path | None,
     typer.Option("--model", metavar="BASE", help="Folder of the base model; where it lay at baking if left out."),
@@ -90,7 +92,34 @@ TopLayers = Annotated[
         help="Of the --layers edit the N with the largest alignment score (alignez_v2); all if left out.",
     ),
 ]
-As = Annotated[str, typer.Option("--as", metavar="KIND", help="What to write: checkpoint.")]
+As = Annotated[
+    str,
+    typer.Option(
+        "--as",
+        metavar="KIND",
+        help="What to write: checkpoint, adapter (LoRA for PEFT), gguf (LoRA and control vector for llama.cpp), edits, "
+        "or what another package brings.",
+    ),
+]
+RequireFold = Annotated[
+    bool, typer.Option("--require-fold", help="Refuse edits that need an inserted module, whatever else is allowed.")
+]
+Linearise = Annotated[
+    bool,
+    typer.Option("--linearise", help="Fold the best affine maps of gated edits, and say how much of them is kept."),
+]
+RefitBlock = Annotated[
+    bool,
+    typer.Option(
+        "--refit-block",
+        help="Make edits of the MLP's output read what enters the MLP, so that added hidden units can carry them, and "
+        "say how much of them is kept.",
+    ),
+]
+Push = Annotated[
+    str | None,
+    typer.Option("--push", metavar="USER/REPO", help="Upload the result to the Hugging Face Hub if it is verified."),
+]
 Dtype = Annotated[
     str | None,
     typer.Option("--dtype", metavar="DTYPE", help="Dtype of all weights, such as float32; the base's if left out."),
@@ -113,7 +142,11 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and sa
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Answer yes to every confirmation.")]
 TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run model code that the base's folder brings along.")
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Allow model code: that of the base, and a small generated file in the result for edits that do not fold.",
+    ),
 ]
 AllowOtherBase = Annotated[
     bool,

@@ -28,13 +28,10 @@ LATER_OPTIONS: Final = (
     "--base-onnx",
     "--feasibility",
     "--kl-budget",
-    "--linearise",
     "--link",
     "--neutral",
-    "--push",
-    "--require-fold",
 )
-LATER_COMMANDS: Final = ("eval", "push", "restore")
+LATER_COMMANDS: Final = ("eval", "restore")
 
 
 class JsonResult(Protocol):

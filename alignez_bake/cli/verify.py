@@ -26,11 +26,13 @@ def verify_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A result folder.")],
     model: options.OptionalModel = None,
     level: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--level", metavar="LEVEL", help="tensors: compare the files; forward: also run baked and hooked model."
+            "--level",
+            metavar="LEVEL",
+            help="tensors: compare the files; forward: also run result and hooked model, the default where it runs.",
         ),
-    ] = "forward",
+    ] = None,
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
@@ -38,12 +40,12 @@ def verify_command(
     """Measure the certificate of a result again: exit status 0 if it holds, 1 if not."""
     from alignez_bake.commands.verify import verify  # noqa: PLC0415 - so that --help is quick
 
-    checked = check_level(level, "--level")
+    checked = None if level is None else check_level(level, "--level")
     result = verify(
         out,
         model,
         level=checked,
-        device=resolved_device(device) if checked == "forward" else device,
+        device=resolved_device(device) if checked != "tensors" else device,
         trust_remote_code=trust_remote_code,
         progress=RichProgress(),
     )

@@ -14,26 +14,20 @@ from alignez_bake.exporters.dtype import check_dtype
 from alignez_bake.exporters.output_folder import check_output, check_space, parents_made
 from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
+from alignez_bake.fit_settings import check_fit, check_ways, probe_plan
+from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.lowering.lower import lower
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import (
-    Asked,
-    FitSettings,
-    Fitted,
-    check_fit,
-    check_foldable,
-    fit_edits,
-    read_asked,
-    write_own_pairs,
-)
+from alignez_bake.pipeline import Asked, Fitted, fit_edits, read_asked, write_own_pairs
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.fit_settings import FitSettings
     from alignez_bake.progress import Progress
 
 
@@ -98,6 +92,10 @@ class AlignResult:
         )
         return {"dry_run": self.baked is None, "plan": self.plan.to_json(), **done}
 
+    def result_path(self) -> Path:
+        """Where the result lies."""
+        return self.plan.out if self.baked is None else self.baked.path
+
     def raise_if_failed(self) -> None:
         """Raise unless the certificate passed; a dry run has none.
 
@@ -120,8 +118,13 @@ def align(
     strength: float | None = None,
     layers: str | None = None,
     rank: int | None = None,
+    positions: str = "all",
+    gated: bool = False,
+    top_layers: int | None = None,
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
+    require_fold: bool = False,
+    linearise: bool = False,
     device: str = "cpu",
     seed: int = 0,
     batch_size: int = 64,
@@ -136,7 +139,7 @@ def align(
     it is removed when the result is complete.
 
     Args:
-        model: the base's folder; it is only read.
+        model: the base's folder or hub id; it is only read.
         out: folder to write; absent or empty.
         objective: `name[=weight],...`.
         objectives_file: objectives of the user's own.
@@ -146,30 +149,51 @@ def align(
         strength: the method's own.
         layers: such as `4-20`; all unless given.
         rank: of each edit.
+        positions: which rows of each forward call to edit: `all`, or the `last` one, as AlignEZ does.
+        gated: the method's own gates instead of its linear form.
+        top_layers: how many of the layers to edit, those with the largest score.
         artefact: name of the exporter.
         dtype: of all float tensors of the result; the stored dtypes unless given.
+        require_fold: refuse edits that need an inserted module, whatever else is allowed.
+        linearise: fold the best affine maps of gated edits.
         device: where the model runs.
         seed: of everything that is sampled.
         batch_size: texts that run together.
         save_pairs: keep the pairs as `OUT/alignez/pairs.jsonl`.
-        trust_remote_code: passed to transformers' loader.
+        trust_remote_code: passed to transformers' loader of the base; and whether the result may bring a small code
+            file along, for edits that do not fold.
         dry_run: check everything that can be checked without running the model; write nothing.
         progress: where to say how far it is.
 
     Raises:
         BadInputError: anything that is refused, before the long work starts where it can be known then.
     """
-    model = Path(model)
     out = Path(out)
     objectives_file = None if objectives_file is None else Path(objectives_file)
     queries = None if queries is None else Path(queries)
     asked = read_asked(objective, objectives_file, queries)
-    base = open_model_folder(model)
-    check_output(out, model)
+    folder = base_folder(model, trust_remote_code=trust_remote_code)
+    base = open_model_folder(folder)
+    check_output(out, folder)
     exporter = exporter_named(artefact)
     export_settings = ExportSettings(dtype=check_dtype(dtype), base_name=str(model))
-    settings = check_fit(base, method=method, strength=strength, layers=layers, rank=rank, seed=seed)
-    check_foldable(settings, base)
+    settings = check_fit(
+        base,
+        method=method,
+        strength=strength,
+        layers=layers,
+        rank=rank,
+        seed=seed,
+        positions=positions,
+        gated=gated,
+        top_layers=top_layers,
+    )
+    code = trust_remote_code and not require_fold
+    if not linearise and "insert" in exporter.routes:
+        check_ways(settings, base, code=code)
+    if not linearise:
+        # What the artefact cannot carry is refused now: the edits' values do not matter to that.
+        lower(probe_plan(settings, base), base, exporter, code=code).require_complete()
     check_space(out, exporter.bytes_needed(base, lower(EditPlan(()), base, exporter), export_settings))
     plan = _plan(out, asked, settings, base.architecture)
     if dry_run:
@@ -201,7 +225,10 @@ def align(
                 out,
                 artefact=artefact,
                 dtype=dtype,
-                verify="forward",
+                verify=exporter.highest_level,
+                require_fold=require_fold,
+                linearise=linearise,
+                batch_size=batch_size,
                 device=device,
                 trust_remote_code=trust_remote_code,
                 seed=seed,

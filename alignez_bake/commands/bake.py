@@ -14,9 +14,10 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.dtype import file_dtype
 from alignez_bake.exporters.output_folder import OURS, check_output, check_space, publish, staged_output
 from alignez_bake.exporters.protocol import ExportSettings
-from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
-from alignez_bake.hub.download import base_folder, edits_file
+from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named, formats_that_carry
+from alignez_bake.hub.download import base_folder, edits_file, hub_name
 from alignez_bake.lowering.lower import lower
+from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import NoProgress
 from alignez_bake.report.model_card import model_card
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alignez_bake.certificate.verdict import Level
+    from alignez_bake.commands.refitting import RefitKind, Refitted
+    from alignez_bake.exporters.protocol import Exporter
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
@@ -42,16 +45,19 @@ class BakeResult(Certified):
     Attributes:
         lowering: the way of each edit.
         skipped: files of the base that are not in the result, with the reason.
+        refitted: how the edits were changed before, if that was asked for.
     """
 
     lowering: Lowering
     skipped: tuple[tuple[str, str], ...]
+    refitted: Refitted | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
         return {
             **self.certificate_json(),
             "decisions": decisions_json(self.lowering),
+            **({} if self.refitted is None else {"refit": self.refitted.to_json()}),
             "files_left_out": [{"name": name, "reason": reason} for name, reason in self.skipped],
         }
 
@@ -66,6 +72,9 @@ def bake(
     weights: Mapping[str, float] | None = None,
     verify: Level = "tensors",
     require_fold: bool = False,
+    linearise: bool = False,
+    refit_block: bool = False,
+    batch_size: int = 64,
     allow_other_base: bool = False,
     device: str = "cpu",
     trust_remote_code: bool = False,
@@ -85,8 +94,12 @@ def bake(
         weights: dials by objective.
         verify: `tensors` compares files; `forward` also runs result and hooked model.
         require_fold: refuse edits that need an inserted module, whatever else is allowed.
+        linearise: replace gated edits by the best affine maps, which fold; runs the base.
+        refit_block: make edits of the MLP's output read what enters the MLP, so that hidden units can carry them;
+            runs the base.
+        batch_size: texts that run together in a refit.
         allow_other_base: take edits that were made for another base, if their sites and shapes fit.
-        device: for `verify="forward"`.
+        device: for `verify="forward"` and refits.
         trust_remote_code: whether the result may bring a small code file along, for edits that do not fold; and for
             `verify="forward"`, passed to transformers' loader of the base.
         seed: recorded with the result.
@@ -111,13 +124,30 @@ def bake(
     check_base(plan, base, allow_other_base=allow_other_base)
     exporter = exporter_named(artefact)
     settings = ExportSettings(dtype=dtype, base_name=str(model))
+    check_level_of(exporter, verify)
+    refit = None
+    if linearise or refit_block:
+        # Runs the base, which the rest of a bake does without.
+        from alignez_bake.commands.refitting import refitted  # noqa: PLC0415
+
+        refit = refitted(
+            base,
+            plan,
+            _refit_kind(linearise=linearise, refit_block=refit_block),
+            device=device,
+            trust_remote_code=trust_remote_code,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        plan = refit.plan
     code = trust_remote_code and not require_fold
     lowering = lower(plan, base, exporter, code=code, dtype=file_dtype(dtype))
-    lowering.require_complete()
+    if lowering.refused:
+        lowering.require_complete(formats_for(lowering, base))
     exporter.check(base, lowering, settings)
     check_space(out, exporter.bytes_needed(base, lowering, settings) + _SPARE_BYTES)
     if dry_run:
-        return BakeResult(out, (), lowering, ())
+        return BakeResult(out, (), lowering, (), refit)
     check_finite_tensors(base.tensors, progress=progress)
     with staged_output(out) as staging:
         (staging / OURS).mkdir()
@@ -141,10 +171,53 @@ def bake(
                 )
             )
         verdict = worst([level.verdict for level in levels])
-        write_certificate(staging, levels, verdict)
-        (staging / "README.md").write_text(model_card(out.name, base, lowering, levels), encoding="utf-8")
+        write_certificate(staging, levels, verdict, refit=None if refit is None else refit.to_json())
+        card = model_card(
+            out.name,
+            base,
+            lowering,
+            levels,
+            artefact=exporter.name,
+            library=exporter.card_library,
+            dtype=dtype,
+            needs_code=bool(lowering.inserts),
+            base_id=hub_name(model),
+        )
+        (staging / "README.md").write_text(card, encoding="utf-8")
         path = publish(staging, out, failed=verdict != "passed")
-    return BakeResult(path, tuple(levels), lowering, tuple((file.name, file.reason) for file in exported.skipped))
+    left_out = tuple((file.name, file.reason) for file in exported.skipped)
+    return BakeResult(path, tuple(levels), lowering, left_out, refit)
+
+
+def check_level_of(exporter: Exporter, level: Level) -> None:
+    """Refuse to run what does not run here.
+
+    Raises:
+        BadInputError: `level` is above what the artefact can be checked at.
+    """
+    if level == "forward" and exporter.highest_level != "forward":
+        raise BadInputError(
+            f"a result of --as {exporter.name} does not run here, so it cannot be verified at level 'forward': use "
+            "level 'tensors'"
+        )
+
+
+def _refit_kind(*, linearise: bool, refit_block: bool) -> RefitKind:
+    if linearise and refit_block:
+        raise BadInputError("--linearise and --refit-block are two ways for the same edits: choose one")
+    return "linearised" if linearise else "block"
+
+
+def formats_for(lowering: Lowering, base: ModelFolder) -> tuple[str, ...]:
+    """The formats that can carry all edits that a lowering refuses."""
+    common: list[str] | None = None
+    for decision in lowering.refused:
+        try:
+            carrying = formats_that_carry(decision.edit, find_slot(base, decision.edit.site))
+        except BadInputError:
+            return ()  # no such site: no format has it either
+        common = [name for name in (carrying if common is None else common) if name in carrying]
+    return tuple(common or ())
 
 
 def check_base(plan: EditPlan, base: ModelFolder, *, allow_other_base: bool) -> None:

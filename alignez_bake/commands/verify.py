@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified
+from alignez_bake.commands.bake import check_level_of
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.dtype import FILE_DTYPES
 from alignez_bake.exporters.registry import exporter_named
@@ -35,7 +36,7 @@ def verify(
     out: str | Path,
     model: str | Path | None = None,
     *,
-    level: Level = "forward",
+    level: Level | None = None,
     device: str = "cpu",
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -45,7 +46,8 @@ def verify(
     Args:
         out: the result folder.
         model: the base's folder; where the result was baked unless given.
-        level: `tensors` compares files and runs nothing; `forward` also runs baked and hooked model.
+        level: `tensors` compares files and runs nothing; `forward` also runs baked and hooked model; the highest
+            that there is for the kind of artefact unless given.
         device: for `forward`.
         trust_remote_code: for `forward`, passed to transformers' loader.
         progress: where to say how far it is.
@@ -60,6 +62,8 @@ def verify(
     base = open_model_folder(recorded_base(out) if model is None else base_folder(model))
     _check_recorded_base(record, base, out)
     exporter = exporter_named(str(record.get("artefact")))
+    level = exporter.highest_level if level is None else level
+    check_level_of(exporter, level)
     lowering = lower(plan, base, exporter, code=True, dtype=FILE_DTYPES.get(str(record.get("dtype"))))
     lowering.require_complete()
     levels = [exporter.certify_tensors(base, lowering, out, progress)]

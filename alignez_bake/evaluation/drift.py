@@ -57,6 +57,7 @@ def kl_on_texts(
     *,
     batch_size: int,
     editing: Callable[[], AbstractContextManager[object]] = nullcontext,
+    editing_base: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> float:
     """Mean KL(base || edited) of the next-token distributions, in nats per token, on texts.
 
@@ -70,6 +71,7 @@ def kl_on_texts(
         prompt_form: how texts become tokens.
         batch_size: texts that run together.
         editing: entered whenever `edited` runs, such as `lambda: edited_by_hooks(model, architecture, plan)`.
+        editing_base: likewise for `base`, where one edit is compared with another.
 
     Raises:
         BadInputError: no text with at least two tokens, models with different vocabularies, or a text too long.
@@ -87,7 +89,8 @@ def kl_on_texts(
     after = iter_answer_logits(edited, contexts, answers, batch_size=batch_size)
     total, tokens = 0.0, 0
     for _ in sequences:
-        p = torch.log_softmax(next(before).logits, dim=-1)
+        with editing_base():
+            p = torch.log_softmax(next(before).logits, dim=-1)
         with editing():
             q = torch.log_softmax(next(after).logits.to(p.device), dim=-1)
         total += float((p.exp() * (p - q)).sum(dim=-1).double().sum())

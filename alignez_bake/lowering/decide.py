@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from alignez_bake.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan, Group
@@ -99,8 +99,11 @@ class Lowering:
         """The decisions that refuse."""
         return tuple(decision for decision in self.decisions if decision.route == "refuse")
 
-    def require_complete(self) -> None:
+    def require_complete(self, formats: Sequence[str] = ()) -> None:
         """Raise unless every edit has a way.
+
+        Args:
+            formats: artefacts that can carry what this one refuses, for the message.
 
         Raises:
             BadInputError: the message names each refused edit with its reason.
@@ -111,8 +114,9 @@ class Lowering:
         for decision in self.refused:
             by_reason.setdefault(decision.reason, []).append(str(decision.edit.site))
         listed = "; ".join(f"{', '.join(sites)}: {reason}" for reason, sites in by_reason.items())
+        others = f"; --as can carry them: {', '.join(formats)}" if formats else ""
         raise BadInputError(
-            f"{len(self.refused)} of {len(self.decisions)} edits cannot be baked as {self.target}: {listed}"
+            f"{len(self.refused)} of {len(self.decisions)} edits cannot be baked as {self.target}: {listed}{others}"
         )
 
 
@@ -132,6 +136,6 @@ def fold_refusal(edit: Edit, slot: Slot) -> Refusal | None:
             lacks_home and slot.kind == "experts",
             "its constant would be weighed by the router, and no expert has a bias to hold it",
         ),
-        (lacks_home, f"its constant needs a bias, and {slot.weight if slot.weights else slot.site} has none"),
+        (lacks_home, "its constant needs a bias, and its map has none"),
     )
     return next((Refusal(reason) for stands, reason in obstacles if stands), None)

@@ -13,7 +13,6 @@ import numpy as np
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.lowering.decide import Refusal
-from alignez_bake.lowering.fold import Write
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.rehome.changes import changes
 from alignez_bake.rehome.rehome import rehome
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from alignez_bake.lowering.fold import Write
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.site import Site
 
@@ -55,7 +55,7 @@ class Home:
         for site, (values, _) in self.units.items():
             assert site.layer is not None
             for name, write in unit_writes(self.base, self.model, site.layer, values).items():
-                found[name] = (*found.get(name, ()), Write(write.part, write.values))
+                found[name] = (*found.get(name, ()), write)
         return found
 
     def exactness(self, site: Site) -> str:
@@ -92,7 +92,6 @@ def find_home(
     dials: Mapping[str, float],
     *,
     dtype: str | None,
-    approximate: bool,
 ) -> Home:
     """The nearest equivalent of a base with room for edits.
 
@@ -101,7 +100,6 @@ def find_home(
         wanted: all edits of sites where some need a bias or hidden units that are not there.
         dials: weight of each objective.
         dtype: file dtype that the weights will have, if it is not the base's.
-        approximate: whether hidden units may come close instead of being exact.
     """
     if not wanted:
         return Home(model, model)
@@ -117,7 +115,7 @@ def find_home(
     for site, edits in wanted.items():
         carried = unit_edits(edits)
         if carried and site not in refused:
-            values = _units_at(model, site, carried, dials, dtype=dtype, approximate=approximate)
+            values = _units_at(model, site, carried, dials, dtype=dtype)
             if isinstance(values, Refusal):
                 refused[site] = values
             else:
@@ -166,7 +164,6 @@ def _units_at(
     dials: Mapping[str, float],
     *,
     dtype: str | None,
-    approximate: bool,
 ) -> UnitValues | Refusal:
     assert site.layer is not None
     if site.kind != "mlp_write":
@@ -177,7 +174,7 @@ def _units_at(
     present = {edit.objective for edit in carried}
     plan = EditPlan(carried, {name: weight for name, weight in dials.items() if name in present})
     file_dtype = find_slot(model, site).dtype if dtype is None else dtype
-    values = unit_values(found, plan.groups_at(site), dtype=file_dtype, approximate=approximate)
+    values = unit_values(found, plan.groups_at(site), dtype=file_dtype)
     if isinstance(values, UnitValues) and values.needs_bias:
         with_bias = rehome(model, bias_sites=[site], units={site.layer: values.count})
         if isinstance(with_bias, Refusal):

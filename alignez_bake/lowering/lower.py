@@ -56,7 +56,6 @@ class _Options(NamedTuple):
     """As `lower`."""
 
     code: bool
-    approximate: bool
     dtype: str | None
 
 
@@ -66,7 +65,6 @@ def lower(
     target: Target,
     *,
     code: bool = False,
-    approximate: bool = False,
     dtype: str | None = None,
 ) -> Lowering:
     """Decide for each edit how it goes into the artefact `target`. Nothing is read but headers.
@@ -76,7 +74,6 @@ def lower(
         model: the base.
         target: the exporter.
         code: whether the artefact may need a code file of its own, that is, inserted modules.
-        approximate: whether added hidden units may come close instead of being exact.
         dtype: file dtype that the weights will have, such as "F16", if it is not the base's.
 
     Returns:
@@ -84,7 +81,7 @@ def lower(
     """
     if not {"rehome", "insert"} & target.routes:
         return _carried(plan, model, target)
-    options = _Options(code, approximate, dtype)
+    options = _Options(code, dtype)
     moved = moved_to_writers(plan, model)
     lowering = _lowered(plan, model, target, _entries(plan, moved), options)
     if moved and any(
@@ -142,7 +139,6 @@ def _lowered(plan: EditPlan, model: ModelFolder, target: Target, entries: list[_
         wanted,
         _dials(plan, [entry.edit for entry in entries]),
         dtype=options.dtype,
-        approximate=options.approximate,
     )
     ways = [_settled(way, home, target, code=options.code) for way in ways]
 

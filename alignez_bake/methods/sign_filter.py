@@ -12,9 +12,9 @@ that are tested together (Bonferroni) and α = 0.05.
 The test is exact although v was found from the same D. Suppose that v has nothing to do with good and bad: then the
 two answers of a pair could be swapped, which turns the sign of D_i, each pair on its own with probability 1/2. Neither
 DᵀD = Σ D_i D_iᵀ nor the filter of cosines notices, so the right singular vectors stay, and the signs of D_i·v are m
-fair coins. The factor 2 pays for the turn towards the mean. So a layer where no direction means anything keeps one with probability
-at most α. A direction whose mean is positive but which most pairs oppose (a few large differences outvote the many)
-is dropped as well.
+fair coins. The factor 2 pays for the turn towards the mean. So a layer where no direction means anything keeps one
+with probability at most α. A direction whose mean is positive but which most pairs oppose (a few large differences
+outvote the many) is dropped as well.
 """
 
 from __future__ import annotations

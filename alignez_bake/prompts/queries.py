@@ -83,3 +83,9 @@ def _json_query(line: str, place: str) -> Query:
     if not isinstance(text, str) or not text.strip():
         raise BadInputError(f"{place} has no text under the key 'query'")
     return entry
+
+
+def neutral_texts() -> list[str]:
+    """The neutral texts that the project ships: what an edit should leave alone."""
+    file = resources.files("alignez_bake.prompts.data").joinpath("neutral.txt")
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -46,8 +46,10 @@ RELU_ERRORS: Final[dict[str, float]] = {
 }
 
 # β by the dtype in which weights are stored. Large, so that ε/β vanishes beside the dtype's own rounding; small enough
-# that βt stays finite: below 65504 in F16, that is, for |t| < 2047. The other dtypes have room for |t| up to 2⁸⁰.
-RELU_SCALES: Final[dict[str, float]] = {"F64": 2.0**40, "F32": 2.0**24, "BF16": 2.0**16, "F16": 2.0**5}
+# that βt stays finite: below 65504 in F16, that is, for |t| < 2047. F64 and F32 have room for |t| up to 2⁸⁰. So would
+# BF16, but such checkpoints are run in F16 as well, and converted to it: |t| < 64 there, and ε/β is a tenth of BF16's
+# own rounding of t = 1.
+RELU_SCALES: Final[dict[str, float]] = {"F64": 2.0**40, "F32": 2.0**24, "BF16": 2.0**10, "F16": 2.0**5}
 
 TANH_PIECES: Final = 8
 """Linear pieces of tanh on each side of 0; 16 units for each column, within 0.005."""

@@ -108,11 +108,21 @@ def write_record(
     )
 
 
-def write_certificate(folder: Path, levels: Sequence[LevelCertificate], verdict: str) -> None:
-    """Write `alignez/certificate.json`."""
+def write_certificate(
+    folder: Path, levels: Sequence[LevelCertificate], verdict: str, *, refit: Mapping[str, Any] | None = None
+) -> None:
+    """Write `alignez/certificate.json`.
+
+    Args:
+        folder: the result folder.
+        levels: what was measured.
+        verdict: the worst of them.
+        refit: how much of the original edits is kept, where they were changed to fold.
+    """
+    kept = {} if refit is None else {"refit": dict(refit)}
     write_json(
         folder / OURS / CERTIFICATE_FILE,
-        {"tool": tool_name(), "verdict": verdict, "levels": {entry.level: entry.to_json() for entry in levels}},
+        {"tool": tool_name(), "verdict": verdict, "levels": {entry.level: entry.to_json() for entry in levels}, **kept},
     )
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from alignez_bake.certificate.verdict import LevelCertificate
+    from alignez_bake.commands.refitting import Refitted
     from alignez_bake.edit import Edit
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.methods.protocol import SiteReport
@@ -46,6 +47,28 @@ def certificate_table(levels: Sequence[LevelCertificate]) -> Table:
         style = _VERDICT_STYLES.get(value, "") if name == "verdict" else ""
         result.add_row(Text(row_level), Text(name), Text(value, style=style))
     return result
+
+
+def refit_table(refitted: Refitted) -> Table:
+    """How much of each edit is kept where it was changed to fold, and of all of them together."""
+    columns = ("edit", "now", "effect kept, held-out tokens", "where it was fitted", "tokens fitted", "held out")
+    kind = {"linearised": "an affine map", "block": "reads the MLP's input"}[refitted.kind]
+    rows: list[tuple[object, ...]] = [
+        (
+            str(report.site),
+            kind,
+            report.explained_variance,
+            report.explained_variance_fitted,
+            report.tokens,
+            report.held_out_tokens,
+        )
+        for report in refitted.reports
+    ]
+    kept = (
+        f"KL from the original edits {refitted.kl_kept:.3g} nats a token; of them from the base {refitted.kl_edit:.3g}"
+    )
+    rows.append(("all", kept, None, None, None, None))
+    return table("Edits changed to fold", columns, rows)
 
 
 def _main_figures(figures: dict[str, Any]) -> list[tuple[str, str]]:

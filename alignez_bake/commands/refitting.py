@@ -1,0 +1,117 @@
+"""Edits made to fold before they are baked: `--linearise` and `--refit-block`, with what is kept of them.
+
+This is the one part of a bake that runs the base, to record what the edits read.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.evaluation.drift import kl_on_texts
+from alignez_bake.language_model.loading import load_language_model
+from alignez_bake.lowering.home import constant_has_home
+from alignez_bake.lowering.hooks import edited_by_hooks
+from alignez_bake.prompts.prompt_form import prompt_form
+from alignez_bake.prompts.queries import neutral_texts
+from alignez_bake.refit.block import refit_block
+from alignez_bake.refit.calibration import refit_sequences
+from alignez_bake.refit.linearise import linearise
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.progress import Progress
+    from alignez_bake.refit.report import RefitReport
+
+    RefitKind = Literal["linearised", "block"]
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """A plan whose edits were changed so that they fold, beside what that costs.
+
+    Attributes:
+        plan: the new edits.
+        kind: `linearised`: best affine maps of gated edits; `block`: gated edits that read what enters the MLP.
+        reports: one for each changed edit: how much of its effect is kept.
+        kl_kept: mean KL of the next-token distributions, nats a token on the neutral texts, of the model with the
+            original edits from that with the new ones; both by hooks.
+        kl_edit: the same of the base from the model with the original edits: what there was to keep.
+    """
+
+    plan: EditPlan
+    kind: RefitKind
+    reports: tuple[RefitReport, ...]
+    kl_kept: float
+    kl_edit: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return {
+            "kind": self.kind,
+            "kl_original_to_refitted": self.kl_kept,
+            "kl_original_to_base": self.kl_edit,
+            "edits": [report.to_json() for report in self.reports],
+        }
+
+
+def refitted(
+    base: ModelFolder,
+    plan: EditPlan,
+    kind: RefitKind,
+    *,
+    device: str,
+    trust_remote_code: bool,
+    batch_size: int,
+    progress: Progress,
+) -> Refitted:
+    """Refit a plan on the texts that the project ships, and measure what is kept.
+
+    Args:
+        base: the base.
+        plan: the original edits.
+        kind: how to make them fold.
+        device: where the base runs.
+        trust_remote_code: passed to transformers' loader.
+        batch_size: texts that run together.
+        progress: counts sequences.
+
+    Raises:
+        BadInputError: no edit that the refit applies to, or one that it cannot change; a base that does not load.
+    """
+    if kind == "linearised" and all(edit.gate == "identity" for edit in plan.edits):
+        raise BadInputError("--linearise: no edit has a gate, so there is nothing to linearise: leave it out")
+    lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
+    form = prompt_form(lm.tokenizer)
+    sequences = refit_sequences(lm, form)
+    if kind == "linearised":
+        found = linearise(
+            lm,
+            plan,
+            sequences,
+            batch_size=batch_size,
+            progress=progress,
+            allow_constant=lambda site: constant_has_home(base, site),
+        )
+    else:
+        found = refit_block(lm, plan, sequences, batch_size=batch_size, progress=progress)
+    texts = neutral_texts()
+
+    def divergence(after: EditPlan | None) -> float:
+        """KL of the model with the original edits from the one with others, or with none."""
+        return kl_on_texts(
+            lm,
+            lm,
+            texts,
+            form,
+            batch_size=batch_size,
+            editing_base=lambda: edited_by_hooks(lm.model, lm.architecture, plan),
+            editing=nullcontext if after is None else lambda: edited_by_hooks(lm.model, lm.architecture, after),
+        )
+
+    return Refitted(found.plan, kind, found.reports, divergence(found.plan), divergence(None))
