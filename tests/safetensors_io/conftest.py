@@ -58,3 +58,11 @@ def sharded(tmp_path):
     index = {"metadata": {"total_size": 4 * 32, "note": "kept"}, "weight_map": weight_map, "extra": -1}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     return folder, arrays
+
+
+@pytest.fixture
+def source(tmp_path, tensors):
+    """A file of `tensors`, as the library writes it."""
+    path = tmp_path / "source.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
+    return path

@@ -18,32 +18,9 @@ from alignez_bake.safetensors_io import (
     write_tensors,
 )
 from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, read_tensor
+from tests.safetensors_io.comparing import assert_equal, leftovers, read_all
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
-
-
-@pytest.fixture
-def source(tmp_path, tensors):
-    path = tmp_path / "source.safetensors"
-    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
-    return path
-
-
-def read_all(path):
-    header = read_header(path)
-    return {name: read_tensor(header, entry) for name, entry in header.entries.items()}
-
-
-def assert_equal(got, expected):
-    assert got.keys() == expected.keys()
-    for name, array in expected.items():
-        assert got[name].dtype == array.dtype
-        assert got[name].shape == array.shape
-        assert got[name].tobytes() == array.tobytes()
-
-
-def leftovers(folder):
-    return [path.name for path in folder.iterdir() if "partial" in path.name]
 
 
 # write_tensors
