@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from alignez_bake.certificate.forward import _Found, _judge, _Reference, certify_forward
 from alignez_bake.certificate.forward_passes import Outputs
 from alignez_bake.commands.bake import bake
+from alignez_bake.edit import Edit
+from alignez_bake.edit_plan import EditPlan
 from alignez_bake.language_model.loading import load_model
 from alignez_bake.model_folder import open_model_folder
+from alignez_bake.site import Site
 from tests.baking import command, lowered, plan_for, replace_tensors
 
 # Half of the positions are for greedy tokens: 32 of them, after prompts of at most 32.
@@ -106,6 +111,50 @@ def test_a_base_without_a_tokenizer_is_certified_on_random_ids(llama, tmp_path):
     result = bake(base, llama[2], tmp_path / "out", verify="forward")
     assert result.verdict == "passed"
     assert "random token ids" in result.levels[1].prompts["source"]
+
+
+def test_a_mixture_of_experts_is_compared_block_by_block(tmp_path, save_tiny):
+    base, out, plan = make(tmp_path, save_tiny, "mixtral", torch.float32)
+    certificate = certified(base, out, plan)
+    assert certificate.verdict == "passed", certificate.reasons
+    mutant = shutil.copytree(out, tmp_path / "mutant")
+    original, left_out = open_model_folder(base).tensors, "model.layers.0.block_sparse_moe.experts.2.w2.weight"
+    replace_tensors(mutant, lambda name, _values: original.read(name) if name == left_out else None)
+    certificate = certified(base, mutant, plan)
+    assert certificate.verdict == "failed"
+    assert any(reason.startswith("model.layers.0.mlp: given equal input") for reason in certificate.reasons)
+
+
+def test_a_writer_that_got_residual_edits_is_not_compared_by_its_own_edits_alone(tmp_path, save_tiny):
+    """Its output is the hooked one and the shift as well, which the hooks add behind the layer."""
+    base = save_tiny("gpt2", tmp_path / "base", overrides={"n_positions": 64})
+    plan = plan_for(base, ("mlp_write",), scale=0.3)
+    shift = Edit(Site("residual", 1), bias=np.random.default_rng(0).normal(size=32))
+    plan = replace(plan, edits=(shift, *plan.edits))
+    result = bake(base, plan, tmp_path / "out", verify="forward")
+    assert result.verdict == "passed", result.levels[1].reasons
+    assert result.levels[1].worst_site[0] == "transformer.h.0.mlp.c_proj"
+    # What is not compared by itself is still seen.
+    name = "transformer.h.1.mlp.c_proj.bias"
+    original = open_model_folder(base).tensors
+    replace_tensors(tmp_path / "out", lambda key, _values: original.read(key) if key == name else None)
+    assert certified(base, tmp_path / "out", plan).verdict == "failed"
+
+
+def test_edits_of_embedding_and_stream_are_certified_end_to_end(tmp_path, save_tiny):
+    base = save_tiny("llama", tmp_path / "base", overrides=POSITIONS)
+    directions = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 2)))[0]
+    sites = [Site("embed"), *(Site(kind, layer) for layer in (0, 1) for kind in ("attn_write", "residual"))]
+    plan = EditPlan(
+        tuple(Edit(site, left=-directions, right=directions) for site in sites),
+        base=open_model_folder(base).fingerprint,
+    )
+    result = bake(base, plan, tmp_path / "out", verify="forward")
+    assert result.verdict == "passed", result.levels
+    name = "model.embed_tokens.weight"
+    original = open_model_folder(base).tensors
+    replace_tensors(tmp_path / "out", lambda key, _values: original.read(key) if key == name else None)
+    assert certified(base, tmp_path / "out", plan).verdict == "failed"
 
 
 # The judgement alone, on made-up outputs.

@@ -12,9 +12,13 @@ import torch
 
 from alignez_bake.certificate.tensors import values_off_formula
 from alignez_bake.commands.bake import bake
+from alignez_bake.edit_plan import EditPlan
 from alignez_bake.lowering.fold import EditedTensors, FoldedTensor, delivery
+from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
+from alignez_bake.site import Site
 from tests.baking import certify, flipped, lowered, plan_for, replace_tensors, rewrite_names
+from tests.random_edits import edit_for_slot
 
 EDITED = "model.layers.1.self_attn.o_proj.weight"
 UNTOUCHED = "model.layers.1.mlp.up_proj.weight"
@@ -159,6 +163,25 @@ def test_a_config_that_rounds_a_wider_result_again_is_found(tmp_path, save_tiny)
     certificate = certify(base, tmp_path / "out", plan)
     assert certificate.verdict == "failed"
     assert "config.json says {'dtype': 'bfloat16'}" in certificate.reasons[0]
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "llama"])
+def test_experts_and_embeddings_are_held_to_the_formula(model_type, tmp_path, save_tiny):
+    base = save_tiny(model_type, tmp_path / "base", dtype=torch.bfloat16)
+    kind = "mlp_write" if model_type == "mixtral" else "embed"
+    slot = find_slot(open_model_folder(base), Site(kind, 0 if kind == "mlp_write" else None))
+    plan = EditPlan((edit_for_slot(slot, constant=kind == "embed"),))
+    result = bake(base, plan, tmp_path / "out")
+    assert result.verdict == "passed"
+    assert [entry.name for entry in result.levels[0].deliveries] == sorted(slot.weights)
+    name = slot.weights[-1]
+    original = open_model_folder(base).tensors
+    for change in (flipped, lambda _values: original.read(name)):
+        mutant = shutil.copytree(tmp_path / "out", tmp_path / "mutant", dirs_exist_ok=True)
+        replace_tensors(mutant, lambda key, values, change=change: change(values) if key == name else None)
+        certificate = certify(base, mutant, plan)
+        assert certificate.verdict == "failed"
+        assert certificate.reasons[0].startswith(f"{name}: ")
 
 
 def test_other_edits_than_those_baked_are_found(baked):
