@@ -15,6 +15,7 @@ from alignez_bake.exporters.checkpoint import CheckpointExporter
 from alignez_bake.exporters.protocol import ExportSettings
 
 from alignez_bake.architectures.architecture import architecture_for
+from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.hooks import edited_by_hooks
@@ -24,9 +25,9 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import NoProgress
 from alignez_bake.site import Site
 from tests.lowering.folding import FoldsAndInserts, routes
-from tests.random_edits import edit_for_slot
+from tests.random_edits import edit_for_slot, random_edit
 from tests.running import load, relative, run
-from tests.tiny_models import COMBINATIONS
+from tests.tiny_models import COMBINATIONS, MODEL_TYPES
 
 FP32_SITE, FP32_END, FP64_SITE = 1e-6, 1e-5, 1e-12
 MARGIN = 100
@@ -139,6 +140,53 @@ def test_widths_of_another_model_are_refused(tiny_folder):
     assert decision.route == "refuse"
     assert "48" in decision.reason
     assert "32" in decision.reason
+
+
+def plan_of_every_route(base):
+    """Edits that fold, that need a bias or a module, and that read what one another left."""
+
+    def slot(kind, layer=None):
+        return find_slot(base, Site(kind, layer))
+
+    width = slot("residual", 0).d_out
+    second_reads = "input" if "input" in base.architecture.legal_reads()["mlp_write"] else "output"
+    return EditPlan(
+        (
+            edit_for_slot(slot("attn_write", 0), seed=1),
+            edit_for_slot(slot("mlp_write", 0), constant=True, seed=2),
+            edit_for_slot(slot("mlp_write", 0), reads=second_reads, constant=True, seed=3),
+            replace(random_edit(Site("attn_write", 1), width, width, reads="block", seed=4), gate="tanh"),
+            Edit(Site("residual", 1), bias=0.3 * np.linspace(-1, 1, width)),
+            edit_for_slot(slot("embed"), constant=True, seed=5),
+            replace(random_edit(Site("residual", 0), width, width, seed=6), gate="relu", positions="last"),
+        )
+    )
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+@pytest.mark.parametrize("shard_size", ["5GB", "20KB"])
+def test_folds_new_biases_and_modules_live_in_one_checkpoint(model_type, shard_size, tmp_path, save_tiny):
+    base = open_model_folder(save_tiny(model_type, tmp_path / "base", max_shard_size=shard_size))
+    plan, exporter, out = plan_of_every_route(base), CheckpointExporter(), tmp_path / "out"
+    lowering = lower(plan, base, exporter, code=True)
+    assert {"fold", "insert"} <= {decision.route for decision in lowering.decisions} <= {"fold", "rehome", "insert"}
+    out.mkdir()
+    exporter.export(base, lowering, out, ExportSettings(), NoProgress())
+    assert exporter.certify_tensors(base, lowering, out, NoProgress()).verdict == "passed"
+    tensors = open_model_folder(out).tensors
+    stored = sum(tensors.read(name).nbytes for name in tensors)
+    assert exporter.bytes_needed(base, lowering, ExportSettings()) == stored
+
+    baked, unused = exporter.reload(base, out, lowering, device="cpu", trust_remote_code=False)
+    assert unused == ()
+    original = load(base.path, torch.float32)
+    before = run(original, base.architecture, [])[:2]
+    with edited_by_hooks(original, base.architecture, plan):
+        hooked = run(original, base.architecture, [])[:2]
+    after = run(baked, base.architecture, [])[:2]
+    for unedited, expected, found in zip(before, hooked, after, strict=True):
+        assert relative(unedited, expected) > MARGIN * FP32_END
+        assert relative(found, expected) <= FP32_END
 
 
 # Mutations: each is a mistake that someone made; the comparison above must see every one of them.
