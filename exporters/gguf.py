@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from alignez_bake.exporters.gguf_certificate import certify_gguf
-from alignez_bake.exporters.gguf_contents import check_constants, contents_bytes, gguf_contents, gguf_refusal
+from alignez_bake.exporters.gguf_contents import contents_bytes, gguf_contents, gguf_refusal
 from alignez_bake.exporters.gguf_files import ADAPTER_FILE, CONTROL_VECTOR_FILE, write_control_vector, write_lora
-from alignez_bake.exporters.gguf_names import gguf_package, llama_cpp_name
+from alignez_bake.exporters.gguf_names import gguf_package
 from alignez_bake.exporters.protocol import Exported
 
 from alignez_bake.errors import BadInputError
@@ -51,14 +51,12 @@ class GgufExporter:
         """Refuse what `supports` cannot see; nothing but headers is read.
 
         Raises:
-            BadInputError: gguf is missing, llama.cpp does not run the architecture, another dtype than float32, or
-                a constant before a post-norm.
+            BadInputError: gguf is missing, or another dtype than float32.
         """
         gguf_package()
-        llama_cpp_name(base.architecture.model_type)
+        del base, lowering
         if settings.dtype not in (None, "float32"):
             raise BadInputError(f"--dtype {settings.dtype!r} with --as gguf: its files are float32, so leave it out")
-        check_constants(lowering.plan, base)
 
     def bytes_needed(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> int:
         """About how many bytes both files take."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from alignez_bake.exporters.adapter_pairs import AdaptedModule, Pair, adapter_bytes
 from alignez_bake.exporters.gguf_files import LoraPair
+from alignez_bake.exporters.gguf_names import LLAMA_CPP_NAMES
 
-from alignez_bake.errors import BadInputError
 from alignez_bake.low_rank import low_rank
 from alignez_bake.lowering.decide import MapFold, Refusal, fold_refusal
 from alignez_bake.lowering.slot import find_slot
@@ -87,10 +87,9 @@ class GgufContents(NamedTuple):
 
 
 def gguf_refusal(edit: Edit, slot: Slot) -> Refusal | None:
-    """Why neither a LoRA adapter nor a control vector can carry an edit; None if they can.
-
-    Whether a norm follows the MLP writer is not the slot's to say: see `check_constants`.
-    """
+    """Why neither a LoRA adapter nor a control vector can carry an edit; None if they can."""
+    if slot.model_type not in LLAMA_CPP_NAMES:
+        return Refusal(f"llama.cpp has no architecture for model_type {slot.model_type!r}")
     if not edit.is_linear or edit.reads == "block":
         return fold_refusal(edit, slot)
     if slot.kind == "embedding":
@@ -103,6 +102,11 @@ def gguf_refusal(edit: Edit, slot: Slot) -> Refusal | None:
 def _constant_refusal(edit: Edit, slot: Slot) -> Refusal | None:
     if slot.site.kind not in ("residual", "mlp_write"):
         return Refusal(f"it adds a constant{_because_of_bias(edit, slot)}, for which a GGUF adapter has no place")
+    if slot.post_norm is not None:
+        return Refusal(
+            f"it adds a constant{_because_of_bias(edit, slot)} before {slot.post_norm}, where a control vector adds "
+            "behind it: put the shift at 'residual'"
+        )
     if _layer(slot.site) < FIRST_LAYER:
         return Refusal(
             f"it adds a constant{_because_of_bias(edit, slot)}, which a control vector carries from layer "
@@ -111,34 +115,12 @@ def _constant_refusal(edit: Edit, slot: Slot) -> Refusal | None:
     return None
 
 
-def check_constants(plan: EditPlan, model: ModelFolder) -> None:
-    """Refuse constants at an MLP writer that a norm follows, which would scale them.
-
-    Raises:
-        BadInputError: names the sites.
-    """
-    post_norm = model.architecture.linear_site("mlp_write").post_norm
-    if post_norm is None:
-        return
-    sites = [
-        edit.site
-        for edit in plan.edits
-        if edit.site.kind == "mlp_write" and _may_have_constant(edit, find_slot(model, edit.site))
-    ]
-    if sites:
-        listed = ", ".join(str(site) for site in dict.fromkeys(sites))
-        raise BadInputError(
-            f"edits at {listed} add a constant before {post_norm}, where a control vector adds behind it: put the "
-            "shift at 'residual', or use --as checkpoint"
-        )
-
-
 def gguf_contents(model: ModelFolder, plan: EditPlan, progress: Progress) -> GgufContents:
     """The pairs and vectors of a plan, in float64.
 
     Args:
         model: the base; one of its weights is in memory at a time.
-        plan: edits that `gguf_refusal` and `check_constants` let pass.
+        plan: edits that `gguf_refusal` lets pass.
         progress: counts maps.
 
     Raises:

@@ -18,6 +18,12 @@ def base(tmp_path_factory, save_tiny) -> ModelFolder:
 
 
 @pytest.fixture(scope="module")
+def base_without_homes(tmp_path_factory, save_tiny) -> ModelFolder:
+    """A tiny phi3, which has no biases and no equivalent that has."""
+    return open_model_folder(save_tiny("phi3", tmp_path_factory.mktemp("fit") / "base"))
+
+
+@pytest.fixture(scope="module")
 def base_with_biases(tmp_path_factory, save_tiny) -> ModelFolder:
     """A tiny gpt2, whose maps all have a bias."""
     return open_model_folder(save_tiny("gpt2", tmp_path_factory.mktemp("fit") / "base"))
@@ -82,8 +88,9 @@ def test_last_is_for_every_method(base: ModelFolder, method: str) -> None:
     ],
 )
 def test_what_needs_a_module_is_refused_without_code_and_passes_with_it(
-    base: ModelFolder, method: str, asked: dict, says: str
+    base_without_homes: ModelFolder, method: str, asked: dict, says: str
 ) -> None:
+    base = base_without_homes
     settings = checked(base, method, **asked)
     with pytest.raises(BadInputError) as caught:
         check_ways(settings, base, code=False)
@@ -97,10 +104,13 @@ def test_what_folds_passes(base: ModelFolder, method: str) -> None:
     check_ways(checked(base, method), base, code=False)
 
 
-def test_a_constant_is_at_home_where_there_is_a_bias(base: ModelFolder, base_with_biases: ModelFolder) -> None:
+def test_a_constant_is_at_home_where_there_is_a_bias_or_an_equivalent_model_has_one(
+    base: ModelFolder, base_with_biases: ModelFolder, base_without_homes: ModelFolder
+) -> None:
     site = Site("mlp_write", 0)
-    assert not constant_has_home(base, site)
-    assert constant_has_home(base_with_biases, site)
-    check_ways(checked(base_with_biases, "shift"), base_with_biases, code=False)
+    assert not constant_has_home(base_without_homes, site)
+    for at_home in (base, base_with_biases):
+        assert constant_has_home(at_home, site)
+        check_ways(checked(at_home, "shift"), at_home, code=False)
     with pytest.raises(BadInputError, match=r"mlp_write\.0, mlp_write\.1: allow it with --trust-remote-code"):
-        check_ways(checked(base, "shift"), base, code=False)
+        check_ways(checked(base_without_homes, "shift"), base_without_homes, code=False)

@@ -52,7 +52,10 @@ def shell(*arguments: str) -> str:
         "import alignez_bake; alignez_bake.Edit, alignez_bake.bake, alignez_bake.verify, alignez_bake.explain",
         shell("--version"),
         shell("--help"),
-        *(shell(name, "--help") for name in ("pairs", "fit", "bake", "explain", "verify", "compare", "inspect", "push")),
+        *(
+            shell(name, "--help")
+            for name in ("pairs", "fit", "bake", "explain", "verify", "compare", "inspect", "push")
+        ),
         shell("bake", "--model", "base", "--edits", "edits.safetensors", "--out", "new"),
         shell("explain", "--model", "base", "--edits", "edits.safetensors"),
         shell("inspect", "result"),

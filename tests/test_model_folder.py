@@ -110,7 +110,7 @@ def test_integer_weights_at_a_site_are_refused(folder):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({f"{ATTENTION}.weight": np.zeros(32, np.float32)}, "weight has 2 dimensions"),
+        ({f"{ATTENTION}.weight": np.zeros(32, np.float32)}, "it must have 2 dimensions"),
         ({f"{ATTENTION}.bias": np.zeros(31, np.float32)}, r"has shape \[31\]: its weight needs \[32\]"),
         ({"layers.0.self_attn.o_proj.weight": np.zeros((32, 32), np.float32)}, "ambiguous"),
     ],

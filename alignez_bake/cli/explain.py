@@ -55,4 +55,11 @@ def _tables(result: Explanation) -> list[Table | str]:
 def _row(site: SiteExplanation) -> tuple[object, ...]:
     if not site.available:
         return (site.kind, "-", site.module, "-", "-", "-")
-    return (site.kind, ", ".join(site.reads), site.module, site.shape and list(site.shape), site.has_bias, site.post_norm)
+    return (
+        site.kind,
+        ", ".join(site.reads),
+        site.module,
+        site.shape and list(site.shape),
+        site.has_bias,
+        site.post_norm,
+    )

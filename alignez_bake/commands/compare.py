@@ -6,18 +6,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignez_bake.commands.opened import open_result
+from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import OURS
-from alignez_bake.language_model.loading import load_language_model
+from alignez_bake.hub.download import base_folder
+from alignez_bake.language_model.loading import LanguageModel, load_language_model, tokenizer_of
 from alignez_bake.language_model.sampling import sample
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.prompts.queries import shipped_queries
-from alignez_bake.report.record import read_result_edits, recorded_base
+from alignez_bake.report.record import read_result_edits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
 _DEFAULT_PROMPTS = 4
@@ -60,8 +63,8 @@ def compare(
     """Let base and aligned model answer.
 
     Args:
-        aligned: a result folder.
-        model: the base's folder; where the result was baked unless given.
+        aligned: a result folder of any kind that runs here, or a model folder of any origin.
+        model: the base's folder or hub id; where the result was baked unless given.
         prompts: queries; a few of the shipped ones unless given.
         prompt_template: how a query becomes a prompt; the form that the result was made with unless given.
         max_new_tokens: most tokens of an answer.
@@ -76,15 +79,26 @@ def compare(
         BadInputError: a folder that does not load, or a prompt that is too long.
     """
     aligned = Path(aligned)
-    model = None if model is None else Path(model)
-    base_path = recorded_base(aligned) if model is None else model
+    opened = open_result(aligned, model) if (aligned / OURS).is_dir() else None
+    if opened is None and model is None:
+        raise BadInputError(f"{aligned} does not say what its base is: name it with --model BASE")
+    base = open_model_folder(base_folder(str(model))) if opened is None else opened.base
     template = prompt_template if prompt_template is not None else _recorded_template(aligned)
     queries = list(prompts) or [query["query"] for query in shipped_queries("helpful")[:_DEFAULT_PROMPTS]]
 
-    def answers(path: Path) -> list[str]:
-        lm: LanguageModel = load_language_model(
-            open_model_folder(path), device=device, trust_remote_code=trust_remote_code
+    def loaded(folder: ModelFolder) -> LanguageModel:
+        return load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
+
+    def aligned_model() -> LanguageModel:
+        if opened is None:
+            return loaded(open_model_folder(aligned))
+        model, unused = opened.exporter.reload(
+            base, aligned, opened.lowering, device=device, trust_remote_code=trust_remote_code
         )
+        tokenizer = tokenizer_of(base.path, trust_remote_code=trust_remote_code)
+        return LanguageModel(model, tokenizer, base.architecture, base, model.device, unused)
+
+    def answers(lm: LanguageModel) -> list[str]:
         form = prompt_form(lm.tokenizer, template)
         contexts = [form.context_ids(query, None) for query in queries]
         lm.check_fits(contexts, new_tokens=max_new_tokens)
@@ -100,7 +114,8 @@ def compare(
         )
         return [form.answer_text(ids).strip() for ids in sampled]
 
-    before, after = answers(base_path), answers(aligned)
+    before = answers(loaded(base))
+    after = answers(aligned_model())
     return CompareResult(tuple(map(ComparedAnswer, queries, before, after)))
 
 

@@ -8,18 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified
 from alignez_bake.commands.bake import check_level_of
-from alignez_bake.errors import BadInputError
-from alignez_bake.exporters.dtype import FILE_DTYPES
-from alignez_bake.exporters.registry import exporter_named
-from alignez_bake.hub.download import base_folder
-from alignez_bake.lowering.lower import lower
-from alignez_bake.model_folder import open_model_folder
+from alignez_bake.commands.opened import open_result
 from alignez_bake.progress import NoProgress
-from alignez_bake.report.record import read_record, read_result_edits, recorded_base
 
 if TYPE_CHECKING:
     from alignez_bake.certificate.verdict import Level
-    from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
 
@@ -57,15 +50,10 @@ def verify(
     """
     out = Path(out)
     progress = progress or NoProgress()
-    record = read_record(out)
-    plan = read_result_edits(out)
-    base = open_model_folder(recorded_base(out) if model is None else base_folder(model))
-    _check_recorded_base(record, base, out)
-    exporter = exporter_named(str(record.get("artefact")))
+    opened = open_result(out, model)
+    base, exporter, lowering = opened.base, opened.exporter, opened.lowering
     level = exporter.highest_level if level is None else level
     check_level_of(exporter, level)
-    lowering = lower(plan, base, exporter, code=True, dtype=FILE_DTYPES.get(str(record.get("dtype"))))
-    lowering.require_complete()
     levels = [exporter.certify_tensors(base, lowering, out, progress)]
     if level == "forward":
         # Imports torch and transformers, which the other level does without.
@@ -82,12 +70,3 @@ def verify(
             )
         )
     return VerifyResult(out, tuple(levels))
-
-
-def _check_recorded_base(record: dict[str, Any], base: ModelFolder, out: Path) -> None:
-    recorded = record.get("base")
-    fingerprint = base.fingerprint
-    if not isinstance(recorded, dict) or any(
-        recorded.get(name) != getattr(fingerprint, name) for name in ("model_type", "config_sha256", "tensors_sha256")
-    ):
-        raise BadInputError(f"{base.path} is not the base that {out} was made from: name the right one with --model")

@@ -63,6 +63,8 @@ class Slot:
         d_in: width of the map's input; of `stream`, d_out.
         dtype: the file's spelling of the weights' dtype, such as "BF16"; "" for `stream`.
         obstacle: why nothing at all can be folded here, or empty.
+        model_type: of the model, for artefacts that not every architecture has.
+        post_norm: path of the norm that follows the map before its output joins the residual stream.
     """
 
     site: Site
@@ -75,6 +77,8 @@ class Slot:
     d_in: int
     dtype: str
     obstacle: str = ""
+    model_type: str = ""
+    post_norm: str | None = None
 
     @property
     def weight(self) -> str:
@@ -105,7 +109,8 @@ def find_slot(model: ModelFolder, site: Site) -> Slot:
 def _stream_slot(model: ModelFolder, site: Site) -> Slot:
     width = find_slot(model, Site("mlp_write", site.layer)).d_out
     obstacle = "the residual stream behind a layer is a sum: no tensor of its own computes it"
-    return Slot(site, "stream", (), None, "out_in", slice(0, width), width, width, "", obstacle)
+    rows, model_type = slice(0, width), model.architecture.model_type
+    return Slot(site, "stream", (), None, "out_in", rows, width, width, "", obstacle, model_type)
 
 
 def _embedding_slot(model: ModelFolder, site: Site) -> Slot:
@@ -119,7 +124,8 @@ def _embedding_slot(model: ModelFolder, site: Site) -> Slot:
         obstacle = "the embedding module scales what it looks up"
     dtype = model.tensors.entry(weight).dtype
     # e = Eᵀ 1_t: a map [d, V] of one-hot vectors, which the file holds transposed.
-    return Slot(site, "embedding", (weight,), None, "in_out", slice(0, width), width, vocabulary, dtype, obstacle)
+    rows, model_type = slice(0, width), architecture.model_type
+    return Slot(site, "embedding", (weight,), None, "in_out", rows, width, vocabulary, dtype, obstacle, model_type)
 
 
 def _map_slot(model: ModelFolder, site: Site) -> Slot:
@@ -151,6 +157,8 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
         d_out=rows.stop - rows.start,
         d_in=d_in,
         dtype=dtypes.pop(),
+        model_type=architecture.model_type,
+        post_norm=linear.post_norm,
     )
 
 

@@ -268,7 +268,12 @@ def test_fit_replaces_edits_but_nothing_else(base, refused, cli, tmp_path):
         (("--rank", "0"), "rank 0 is not possible"),
         (("--rank", "-1"), "rank -1 is not possible"),
         (("--rank", "33"), "rank 33 is above what site attn_write.0 has: its map is 32 x 32"),
-        (("--method", "shift"), "method 'shift' adds a constant, which needs a bias"),
+        (("--positions", "last"), "--positions last: weights edit every position"),
+        (("--positions", "first"), "positions 'first' is unknown: use one of all, last"),
+        (("--method", "alignez_v2", "--gated"), "cannot be folded into weights and need an inserted module"),
+        (("--gated",), "--gated"),
+        (("--positions", "last", "--trust-remote-code", "--require-fold"), "--positions last: weights edit every"),
+        (("--positions", "last", "--as", "adapter"), "only the last position is edited"),
     ],
 )
 def test_settings_out_of_range(arguments, says, whole_way, refused, tmp_path, monkeypatch):
@@ -311,8 +316,9 @@ def test_edits_that_do_not_fit(cli_base, refused, save_tiny, tmp_path):
     write_edits(replace(plan_for(other), base=None), tmp_path / "edits.safetensors")
     bake = ("bake", "--model", cli_base, "--edits", tmp_path / "edits.safetensors", "--out", tmp_path / "out")
     refused(*bake, says="the edit has width 48, the site's output has 32")
-    write_edits(replace(plan_for(cli_base, constant=True), base=None), tmp_path / "edits.safetensors")
-    refused(*bake, says="its constant needs a bias")
+    homeless = save_tiny("phi3", tmp_path / "phi3")
+    write_edits(plan_for(homeless, constant=True), tmp_path / "edits.safetensors")
+    refused(*bake[:2], homeless, *bake[3:], says="its constant needs a bias")
     deep = replace(plan_for(cli_base).edits[0], site=replace(plan_for(cli_base).edits[0].site, layer=10**15))
     write_edits(EditPlan((deep,)), tmp_path / "edits.safetensors")
     refused(*bake, says="layers 0 to 1")
@@ -348,10 +354,15 @@ def test_hostile_edits(document, says, cli_base, refused, tmp_path):
     refused("inspect", path, says=says)
 
 
+def test_a_file_that_is_not_there(cli_base, refused, tmp_path):
+    path = tmp_path / "edits.safetensors"
+    refused("bake", "--model", cli_base, "--edits", path, "--out", tmp_path / "out", says="no such file of edits")
+    refused("inspect", path, says="does not exist")
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (None, "does not exist"),
         (b"", "is empty"),
         (b"\x80\x04\x95" + b"p" * 100, "Python pickle"),
         (b"PK\x03\x04" + b"z" * 100, "zip archive"),
@@ -360,7 +371,6 @@ def test_hostile_edits(document, says, cli_base, refused, tmp_path):
 )
 def test_files_that_are_no_edits(data, says, cli_base, refused, tmp_path):
     path = tmp_path / "edits.safetensors"
-    if data is not None:
-        path.write_bytes(data)
+    path.write_bytes(data)
     refused("bake", "--model", cli_base, "--edits", path, "--out", tmp_path / "out", says=says)
     refused("inspect", path, says=says)

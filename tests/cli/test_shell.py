@@ -55,13 +55,10 @@ def test_version(cli):
         (("--model",), "requires an argument"),
         # What a later version brings is refused by its name.
         (("eval", "--model", "base"), "command 'eval' is not available yet"),
-        (("push", "out", "me/mine"), "command 'push' is not available yet"),
         (("restore", "out"), "command 'restore' is not available yet"),
-        (("--push", "me/mine"), "--push is not available yet"),
         (("--model", "base", "--out", "out", "--kl-budget", "0.1"), "--kl-budget is not available yet"),
         (("bake", "--link"), "--link is not available yet"),
         (("explain", "--model", "base", "--feasibility"), "--feasibility is not available yet"),
-        (("--require-fold",), "--require-fold is not available yet"),
         # Options of the whole way would be dropped in silence before a command.
         (("--model", "base", "explain"), "--model stands before the command 'explain'"),
         (("--json", "inspect", "x"), "--json stands before the command 'inspect'"),
@@ -82,7 +79,8 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, cli, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--as", "adapter"), "--as 'adapter' is not available yet"),
+        (("--as", "onnx"), "--as 'onnx' is not available yet"),
+        (("--push", "mine"), "'mine' is no name of a repository"),
         (("--as", "zip"), "--as 'zip' is unknown"),
         (("--method", "ccs"), "method 'ccs' is not available yet"),
         (("--method", "auto"), "method 'auto' is not available yet"),

@@ -1,0 +1,67 @@
+"""A result as it lies on disk, with its base and the way of its edits: what `verify` and `compare` begin with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.exporters.dtype import FILE_DTYPES
+from alignez_bake.exporters.registry import exporter_named
+from alignez_bake.hub.download import base_folder
+from alignez_bake.lowering.lower import lower
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.report.record import read_record, read_result_edits, recorded_base
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.exporters.protocol import Exporter
+    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.model_folder import ModelFolder
+
+
+@dataclass(frozen=True)
+class OpenedResult:
+    """A result and what it was made of.
+
+    Attributes:
+        path: its folder.
+        base: the base, checked to be the one that it was made from.
+        exporter: of its kind of artefact.
+        lowering: the way of its edits, decided anew.
+    """
+
+    path: Path
+    base: ModelFolder
+    exporter: Exporter
+    lowering: Lowering
+
+
+def open_result(out: Path, model: str | Path | None) -> OpenedResult:
+    """Read the record of a result, and find its base.
+
+    Args:
+        out: the result folder.
+        model: the base's folder or hub id; where it lay at baking unless given.
+
+    Raises:
+        BadInputError: not a result, damaged files, no base, or another base than the one it was made from.
+    """
+    record = read_record(out)
+    plan = read_result_edits(out)
+    base = open_model_folder(recorded_base(out) if model is None else base_folder(model))
+    _check_recorded_base(record, base, out)
+    exporter = exporter_named(str(record.get("artefact")))
+    lowering = lower(plan, base, exporter, code=True, dtype=FILE_DTYPES.get(str(record.get("dtype"))))
+    lowering.require_complete()
+    return OpenedResult(out, base, exporter, lowering)
+
+
+def _check_recorded_base(record: dict[str, Any], base: ModelFolder, out: Path) -> None:
+    recorded = record.get("base")
+    fingerprint = base.fingerprint
+    if not isinstance(recorded, dict) or any(
+        recorded.get(name) != getattr(fingerprint, name) for name in ("model_type", "config_sha256", "tensors_sha256")
+    ):
+        raise BadInputError(f"{base.path} is not the base that {out} was made from: name the right one with --model")
