@@ -35,6 +35,7 @@ class ModelClasses:
         name: the model type as class names spell it.
         config: config class.
         model: causal model class.
+        tokenizer: class of the tokenizer that transformers takes for the model type where no file names one.
         flattening_layers: whether a decoder layer hands its maps [batch · positions, d] instead of
             [batch, positions, d].
     """
@@ -42,6 +43,7 @@ class ModelClasses:
     name: str
     config: str
     model: str
+    tokenizer: str
     flattening_layers: bool = False
 
     @property

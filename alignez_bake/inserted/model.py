@@ -14,6 +14,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.inserted.code import CODE_FILE, classes_for, generate_code, own_model_type
 from alignez_bake.inserted.place import find_place
 from alignez_bake.safetensors_io.names import resolve_key
+from alignez_bake.safetensors_io.strict_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,8 +71,9 @@ def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert]) -> Inserted
         inserts: one for each site, whose edits have the widths of the site.
 
     Raises:
-        BadInputError: a base that is remote code itself or whose classes are not described, a site that it does
-            not have, or edits that no inserted module can carry there.
+        BadInputError: a base that is remote code itself, whose classes are not described, or whose
+            tokenizer_config.json is no JSON object; a site that it does not have, or edits that no inserted module
+            can carry there.
     """
     model_type = base.architecture.model_type
     classes = classes_for(model_type)
@@ -101,6 +103,8 @@ def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert]) -> Inserted
             for module, parts in by_module.items()
         ],
     }
+    if not _names_its_tokenizer(base):
+        config["tokenizer_class"] = classes.tokenizer
     prefix, dtype = _file_prefix_and_dtype(base)
     tensors = {
         f"{module.removeprefix(prefix)}.{EDITS_KEY}.{index}.{name}": array.astype(dtype)
@@ -109,6 +113,18 @@ def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert]) -> Inserted
         for name, array in _arrays(edit).items()
     }
     return InsertedModel(generate_code(model_type), config, tensors)
+
+
+def _names_its_tokenizer(base: ModelFolder) -> bool:
+    """Whether config.json or tokenizer_config.json names a tokenizer class.
+
+    Where neither does (released gpt2), transformers goes by the model type, and would know none for ours.
+    """
+    if base.config.get("tokenizer_class"):
+        return True
+    file = base.path / "tokenizer_config.json"
+    entries = parse_object(file.read_bytes(), str(file)) if file.is_file() else {}
+    return bool(entries.get("tokenizer_class") or entries.get("auto_map"))
 
 
 def _edits_the_last(groups: Sequence[Group]) -> bool:

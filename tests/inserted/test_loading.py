@@ -15,6 +15,7 @@ from alignez_bake.model_folder import open_model_folder
 from tests.inserted.saving import edit_at, load_inserted, plan_of, save_inserted
 from tests.tiny_models import MODEL_TYPES
 
+QUANTISED = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 TEXT = "Human: How do I clean a copper kettle?"
 
 
@@ -65,6 +66,23 @@ def test_the_tokenizer_loads_with_and_without_the_flag(model_type, folders, tiny
         assert tokenizer(TEXT).input_ids == expected(TEXT).input_ids
 
 
+# gemma2's class cannot read the tiny tokenizer, under the base's own type either.
+@pytest.mark.parametrize("model_type", [model_type for model_type in MODEL_TYPES if model_type != "gemma2"])
+def test_a_tokenizer_without_a_class_is_the_one_of_the_bases_type(model_type, tiny_folder, tmp_path):
+    """As in released gpt2: transformers then goes by the model type."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder(model_type), base)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    del settings["tokenizer_class"]
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    out = save_inserted(base, plan_of(edit_at(open_model_folder(base), "mlp_write", 0)), tmp_path / "out")
+    expected = AutoTokenizer.from_pretrained(base)
+    for settings in ({}, {"trust_remote_code": True}):
+        tokenizer = AutoTokenizer.from_pretrained(out, **settings)
+        assert type(tokenizer) is type(expected)
+        assert tokenizer(TEXT).input_ids == expected(TEXT).input_ids
+
+
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_the_loaded_classes_are_the_bases_and_ours(model_type, folders):
     model = load_inserted(folders(model_type), dtype="auto")
@@ -88,7 +106,7 @@ def test_a_path_that_is_no_module_is_named(path, changed):
 def test_quantising_an_edited_map_is_refused(kind, folders):
     """bitsandbytes puts modules of its own in the place of the edited ones, without a word."""
     config = AutoConfig.from_pretrained(folders("llama", kind), trust_remote_code=True)
-    config.quantization_config = BitsAndBytesConfig(load_in_4bit=True)
+    config.quantization_config = QUANTISED
     with pytest.raises(ValueError, match="would lose its edits"):
         AutoModelForCausalLM.from_config(config, trust_remote_code=True)
 
@@ -112,7 +130,7 @@ def test_from_pretrained_tells_the_model_of_its_quantisation_before_it_is_built(
 def test_an_edited_layer_may_be_quantised(folders):
     """Its class stays: quantisers replace linear maps."""
     config = AutoConfig.from_pretrained(folders("llama", "residual"), trust_remote_code=True)
-    config.quantization_config = BitsAndBytesConfig(load_in_4bit=True)
+    config.quantization_config = QUANTISED
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
     assert len(model.model.layers[0].alignez_edits) == 1
 
