@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from alignez_bake.language_model.loading import quiet_transformers
+from alignez_bake.prompts.queries import neutral_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,8 +47,7 @@ def certificate_prompts(
         rng = np.random.default_rng(_SEED)
         ids = tuple(tuple(rng.integers(0, vocabulary_size, size=length).tolist()) for length in lengths)
         return CertificatePrompts(ids, f"random token ids, seed {_SEED}: the folder has no tokenizer")
-    text = resources.files("alignez_bake.prompts.data").joinpath("neutral.txt").read_text(encoding="utf-8")
-    passages = text.splitlines()
+    passages = neutral_texts()
     prompts = []
     for index, length in enumerate(lengths):
         # Each prompt begins at a passage of its own and runs on into the next ones as far as it needs.

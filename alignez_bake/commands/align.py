@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignez_bake.commands.answers import CARD_SAMPLES
 from alignez_bake.commands.bake import BakeResult, bake
 from alignez_bake.commands.fit import fitted_json
 from alignez_bake.edit_plan import EditPlan
@@ -233,6 +234,7 @@ def align(
                 trust_remote_code=trust_remote_code,
                 seed=seed,
                 pairs=growing if save_pairs else None,
+                sample_queries=[query["query"] for query in asked.queries[:CARD_SAMPLES]],
                 progress=progress,
             )
         except BadInputError:

@@ -25,7 +25,7 @@ from alignez_bake.report.record import decisions_json, write_certificate, write_
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from alignez_bake.certificate.verdict import Level
     from alignez_bake.commands.refitting import RefitKind, Refitted
@@ -80,6 +80,7 @@ def bake(
     trust_remote_code: bool = False,
     seed: int = 0,
     pairs: str | Path | None = None,
+    sample_queries: Sequence[str] = (),
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> BakeResult:
@@ -104,6 +105,8 @@ def bake(
             `verify="forward"`, passed to transformers' loader of the base.
         seed: recorded with the result.
         pairs: file to keep as `OUT/alignez/pairs.jsonl`.
+        sample_queries: with `verify="forward"`, the first of them stand in the model card with answers of the base
+            and of the result; shipped ones unless given.
         dry_run: decide, write nothing; the result has no levels.
         progress: where to say how far it is.
 
@@ -156,19 +159,26 @@ def bake(
         if pairs is not None:
             shutil.copyfile(pairs, staging / OURS / "pairs.jsonl")
         levels: list[LevelCertificate] = [exporter.certify_tensors(base, lowering, staging, progress)]
+        samples: list[tuple[str, str, str]] = []
         if verify == "forward":
             # Imports torch and transformers, which the rest of a bake does without.
             from alignez_bake.certificate.forward import certify_forward  # noqa: PLC0415
+            from alignez_bake.commands.answers import card_samples  # noqa: PLC0415
 
+            loaded = exporter.reload(base, staging, lowering, device=device, trust_remote_code=trust_remote_code)
             levels.append(
                 certify_forward(
-                    base,
-                    lowering,
-                    exporter.reload(base, staging, lowering, device=device, trust_remote_code=trust_remote_code),
-                    device=device,
-                    trust_remote_code=trust_remote_code,
-                    progress=progress,
+                    base, lowering, loaded, device=device, trust_remote_code=trust_remote_code, progress=progress
                 )
+            )
+            samples = card_samples(
+                base,
+                loaded,
+                plan,
+                sample_queries,
+                device=device,
+                batch_size=batch_size,
+                trust_remote_code=trust_remote_code,
             )
         verdict = worst([level.verdict for level in levels])
         write_certificate(staging, levels, verdict, refit=None if refit is None else refit.to_json())
@@ -180,6 +190,7 @@ def bake(
             artefact=exporter.name,
             library=exporter.card_library,
             dtype=dtype,
+            samples=samples,
             needs_code=bool(lowering.inserts),
             base_id=hub_name(model),
         )

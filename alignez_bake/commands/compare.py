@@ -6,20 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignez_bake.commands.answers import answers, artefact_model, recorded_template
 from alignez_bake.commands.opened import open_result
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.hub.download import base_folder
-from alignez_bake.language_model.loading import LanguageModel, load_language_model, tokenizer_of
-from alignez_bake.language_model.sampling import sample
+from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.prompts.queries import shipped_queries
-from alignez_bake.report.record import read_result_edits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
@@ -83,7 +82,9 @@ def compare(
     if opened is None and model is None:
         raise BadInputError(f"{aligned} does not say what its base is: name it with --model BASE")
     base = open_model_folder(base_folder(str(model))) if opened is None else opened.base
-    template = prompt_template if prompt_template is not None else _recorded_template(aligned)
+    template = prompt_template
+    if template is None and opened is not None:
+        template = recorded_template(opened.lowering.plan)
     queries = list(prompts) or [query["query"] for query in shipped_queries("helpful")[:_DEFAULT_PROMPTS]]
 
     def loaded(folder: ModelFolder) -> LanguageModel:
@@ -92,37 +93,23 @@ def compare(
     def aligned_model() -> LanguageModel:
         if opened is None:
             return loaded(open_model_folder(aligned))
-        model, unused = opened.exporter.reload(
+        artefact = opened.exporter.reload(
             base, aligned, opened.lowering, device=device, trust_remote_code=trust_remote_code
         )
-        tokenizer = tokenizer_of(base.path, trust_remote_code=trust_remote_code)
-        return LanguageModel(model, tokenizer, base.architecture, base, model.device, unused)
+        return artefact_model(base, artefact, trust_remote_code=trust_remote_code)
 
-    def answers(lm: LanguageModel) -> list[str]:
-        form = prompt_form(lm.tokenizer, template)
-        contexts = [form.context_ids(query, None) for query in queries]
-        lm.check_fits(contexts, new_tokens=max_new_tokens)
-        sampled = sample(
+    def answered(lm: LanguageModel) -> list[str]:
+        return answers(
             lm,
-            contexts,
+            queries,
+            template=template,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             seed=seed,
-            temperature=temperature or 1.0,
-            greedy=temperature == 0,
+            temperature=temperature,
             progress=progress,
         )
-        return [form.answer_text(ids).strip() for ids in sampled]
 
-    before = answers(loaded(base))
-    after = answers(aligned_model())
+    before = answered(loaded(base))
+    after = answered(aligned_model())
     return CompareResult(tuple(map(ComparedAnswer, queries, before, after)))
-
-
-def _recorded_template(aligned: Path) -> str | None:
-    """The template that the edits of a result were fitted with; None: a chat template, or nobody knows."""
-    if not (aligned / OURS).is_dir():
-        return None
-    form = read_result_edits(aligned).provenance.get("prompt_form")
-    template = form.get("template") if isinstance(form, dict) else None
-    return template if isinstance(template, str) else None

@@ -159,6 +159,8 @@ def load_model(
                 trust_remote_code=trust_remote_code,
             )
             model = model.to(place)
+            if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+                model.set_experts_implementation("eager")  # torch's grouped product has no float64 kernel
     except torch.OutOfMemoryError as error:
         raise BadInputError(f"{folder.path} does not fit into the memory of {place}: {_first_line(error)}") from error
     except _LOADING_ERRORS as error:

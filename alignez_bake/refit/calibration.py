@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.prompts.queries import shipped_queries
+from alignez_bake.prompts.queries import neutral_texts, shipped_queries
 
 if TYPE_CHECKING:
     from alignez_bake.language_model.loading import LanguageModel
@@ -32,8 +31,7 @@ def refit_sequences(lm: LanguageModel, form: PromptForm, *, tokens: int = 16384)
     Raises:
         BadInputError: no text fits into `tokens`.
     """
-    file = resources.files("alignez_bake.prompts.data").joinpath("neutral.txt")
-    neutral = [form.text_ids(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    neutral = [form.text_ids(text) for text in neutral_texts()]
     asked = [form.context_ids(query["query"], None) for query in shipped_queries(_EVERY_QUERY)]
     placed = [
         ((place + 0.5) / len(kind), number, ids)

@@ -176,10 +176,12 @@ def assemble_file(source: Header, target: str | Path, parts: Sequence[Part]) -> 
     Raises:
         BadInputError: `source` cannot be read or changes, `target` cannot be written, a finite value overflows its
             dtype.
-        ValueError: a part that is not in the source, or values of another shape than the part's.
+        ValueError: a part that is given twice or not in the source, or values of another shape than the part's.
     """
     target = Path(target)
     by_name = {part.name: part for part in parts}
+    if len(by_name) < len(parts):
+        raise ValueError("a part is given twice")
     slots = _aligned([_Slot(part.name, part.dtype, part.shape) for part in parts])
     with new_file(target) as file:
         file.write(_encode_header(slots, source.metadata))
