@@ -84,7 +84,7 @@ def test_the_bases_card_is_kept_beside_ours(base, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\n")
     assert "2 low-rank edits" in card
-    assert "Level `tensors`: passed" in card
+    assert "| tensors | verdict | passed |" in card
     assert str(tmp_path) not in card
 
 

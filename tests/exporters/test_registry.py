@@ -30,6 +30,7 @@ class NamesExporter:
     exactness = "names only"
     cost = "none"
     card_library = "toy"
+    highest_level = "tensors"
 
     def supports(self, edit, slot):
         from alignez_bake.lowering.decide import fold_refusal
