@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any, Protocol
 
 from alignez_bake.cli.shell import show
+from alignez_bake.errors import AlignezBakeError, BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rich.table import Table
+
+    from alignez_bake.commands.push import PushResult
 
 
 class Written(Protocol):
@@ -63,7 +67,8 @@ def show_and_push(
 
     Raises:
         CheckFailedError: the certificate did not pass; nothing was uploaded.
-        BadInputError: what the hub refuses; the result stays where it is.
+        BadInputError: what the hub refuses; the result stays where it is, and the message says how it is pushed from
+            there.
     """
     if repo is None or dry_run:
         show(result, as_json=as_json, tables=tables)
@@ -72,11 +77,20 @@ def show_and_push(
         return
     try:
         result.raise_if_failed()
-    except Exception:
+        pushed = _push(result.result_path(), repo)
+    except AlignezBakeError:
+        # What was written is there, whatever became of the upload.
         show(result, as_json=as_json, tables=tables)
         raise
-    from alignez_bake.commands.push import push  # noqa: PLC0415 - not needed without --push
-
-    pushed = push(result.result_path(), repo)
     uploaded = [*tables(), f"Pushed to {pushed.upload.url}."]
     show(_Pushed(result, pushed.to_json()), as_json=as_json, tables=lambda: uploaded)
+
+
+def _push(path: Path, repo: str) -> PushResult:
+    from alignez_bake.commands.push import push  # noqa: PLC0415 - not needed without --push
+
+    try:
+        return push(path, repo)
+    except BadInputError as error:
+        again = shlex.join(["alignez-bake", "push", str(path), repo])
+        raise BadInputError(f"{error}; the result is complete in {path}: `{again}` sends it") from error

@@ -10,6 +10,7 @@ from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import parents_made
 from alignez_bake.fit_settings import check_fit
+from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
@@ -75,7 +76,7 @@ def fit(
     The file may hold edits that cannot be folded; `explain` says which, and `bake` what each artefact does of them.
 
     Args:
-        model: the base's folder.
+        model: the base's folder or hub id.
         pairs: a file of pairs, of `pairs` or of the user's own.
         out: the edit file to write; an existing one is replaced only if it is an edit file.
         method: by name.
@@ -98,11 +99,14 @@ def fit(
     Raises:
         BadInputError: anything that is refused; nothing was written.
     """
-    model = Path(model)
     pairs = Path(pairs)
     out = Path(out)
     objectives_file = None if objectives_file is None else Path(objectives_file)
-    folder = open_model_folder(model)
+    if out.is_dir():
+        raise BadInputError(f"--out {out} is a folder: name a file for the edits, such as {out / 'edits.safetensors'}")
+    if out.exists():
+        _check_replaceable(out)
+    folder = open_model_folder(base_folder(model, trust_remote_code=trust_remote_code))
     settings = check_fit(
         folder,
         method=method,
@@ -114,10 +118,6 @@ def fit(
         gated=gated,
         top_layers=top_layers,
     )
-    if out.is_dir():
-        raise BadInputError(f"--out {out} is a folder: name a file for the edits, such as {out / 'edits.safetensors'}")
-    if out.exists():
-        _check_replaceable(out)
     known = known_objectives(objectives_file)
     asked = None if objective is None else parse_objectives(objective, _with_recorded(known, pairs))
     first = "helpful" if asked is None else next(iter(asked))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignez_bake.edit_file import read_edits
+from alignez_bake.hub.download import edits_file
 from alignez_bake.report.record import read_certificate, read_record, read_result_edits
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ class Inspection:
     """What a file or folder holds.
 
     Attributes:
-        path: what was inspected.
+        path: what was inspected, as it was named.
         plan: its edits.
         edits: a summary of each.
-        record: `alignez.json` of a result folder; None for a file.
+        record: `alignez.json` of a result folder; None for a file, and for the hub, from which edits alone come.
         certificate: `certificate.json` of a result folder, as it was written; `verify` measures it again.
     """
 
@@ -78,15 +79,19 @@ class Inspection:
 def inspect(path: str | Path) -> Inspection:
     """Read an edit file, or the record of a result folder.
 
+    Args:
+        path: an edit file; a result folder; or `user/repo[@revision]` of a repository of the hub with edits, of
+            which nothing else is downloaded.
+
     Raises:
-        BadInputError: neither of the two, or damaged.
+        BadInputError: none of them, damaged, or the hub does not give it.
     """
     path = Path(path)
     if path.is_dir():
         plan = read_result_edits(path)
         record, certificate = read_record(path), read_certificate(path)
     else:
-        plan, record, certificate = read_edits(path), None, None
+        plan, record, certificate = read_edits(edits_file(path)), None, None
     return Inspection(path, plan, tuple(_summary(edit) for edit in plan.edits), record, certificate)
 
 

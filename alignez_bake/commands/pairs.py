@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import read_asked, write_own_pairs
@@ -65,7 +66,7 @@ def pairs(
     """Let the base write pairs; the same call goes on where an interrupted one stopped.
 
     Args:
-        model: the base's folder.
+        model: the base's folder or hub id.
         out: file of JSON lines to write or to go on with.
         objective: `name[=weight],...`; weights do not matter here.
         objectives_file: objectives of the user's own.
@@ -80,14 +81,13 @@ def pairs(
     Raises:
         BadInputError: anything that is refused; nothing was written, or the file is as the interrupted run left it.
     """
-    model = Path(model)
     out = Path(out)
     objectives_file = None if objectives_file is None else Path(objectives_file)
     queries = None if queries is None else Path(queries)
     asked = read_asked(objective, objectives_file, queries)
     if out.is_dir():
         raise BadInputError(f"--out {out} is a folder: name a file for the pairs, such as {out / 'pairs.jsonl'}")
-    folder = open_model_folder(model)
+    folder = open_model_folder(base_folder(model, trust_remote_code=trust_remote_code))
     lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer, prompt_template)
     written, limits = write_own_pairs(

@@ -7,6 +7,7 @@ It is imported inside of functions, because a bake of a local folder needs none 
 from __future__ import annotations
 
 import glob
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,9 @@ from alignez_bake.safetensors_io.folder_layout import INDEX_FILE, SINGLE_FILE, r
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# The client's documented cache: `models--user--repo/snapshots/COMMIT`. No name has `--` in it, so this is unambiguous.
+_CACHED_REPO: Final = re.compile(r"models--([^/]+?)--([^/]+)")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 EDITS_FILE: Final = "edits.safetensors"
 # By name, not by suffix: the client's wildcards match across folders, and `*.json` would bring other people's
 # exports along. A leading name without wildcard is at the top only.
@@ -98,6 +102,16 @@ def hub_name(model: str | Path) -> str | None:
     """`user/repo` if that is what `base_folder` would take from the hub; None for what exists on this machine."""
     text = str(model)
     return None if Path(model).exists() or not looks_like_repo_id(text) else parse_repo_id(text).repo
+
+
+def cached_repo(folder: Path) -> RepoId | None:
+    """The repository and commit of which a folder is the snapshot in the hub's cache; None for any other folder."""
+    snapshot = folder.resolve()
+    name = _CACHED_REPO.fullmatch(snapshot.parent.parent.name)
+    if name is None or snapshot.parent.name != "snapshots" or not _COMMIT.fullmatch(snapshot.name):
+        return None
+    repo = RepoId(f"{name[1]}/{name[2]}", snapshot.name)
+    return repo if looks_like_repo_id(str(repo)) else None
 
 
 def edits_file(edits: str | Path) -> Path:

@@ -92,10 +92,10 @@ def _no_answer(repo: RepoId, error: BaseException) -> str:
     # Errors of the file system name a file, but for a full disk, which has only its number.
     if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
         place = "the disk" if error.filename is None else error.filename
-        return f"{repo}: {place}: {error.strerror}: make room or set HF_HOME to another folder, and run it again"
+        return f"{repo}: {place}: {error.strerror}: make room or set HF_HOME to another folder, and try again"
     return (
         f"{repo}: no connection to {constants.ENDPOINT} ({type(error).__name__}): check the network and HF_ENDPOINT, "
-        "then run the same command again"
+        "then try again"
     )
 
 
@@ -136,7 +136,7 @@ def _refused_by_status(repo: RepoId, action: Action, error: HfHubHTTPError, *, h
     if status == 403:
         verb = "write to" if action == "write" else "read"
         return f"{repo}: your token may not {verb} it: use one with that right, or a repository of your own{quoted}"
-    advice = "run the same command again in a while" if status == 429 or status >= 500 else "check name and revision"
+    advice = "try again in a while" if status == 429 or status >= 500 else "check name and revision"
     return f"{repo}: the hub answered {status}: {advice}{quoted}"
 
 

@@ -12,6 +12,8 @@ from alignez_bake import __version__
 from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import OURS
+from alignez_bake.hub.download import cached_repo
+from alignez_bake.hub.repo_id import RepoId, looks_like_repo_id
 from alignez_bake.safetensors_io.strict_json import parse_object
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ def write_record(
 
     Args:
         folder: the result folder being written.
-        out: where it will lie; the base's path is recorded relative to it.
+        out: where it will lie; the path of a base that is a folder is recorded relative to it.
         base: the base model.
         lowering: what was done with each edit.
         dtype: of all weights, if it is not the base's own.
@@ -95,7 +97,7 @@ def write_record(
                 "model_type": fingerprint.model_type,
                 "config_sha256": fingerprint.config_sha256,
                 "tensors_sha256": fingerprint.tensors_sha256,
-                "path": os.path.relpath(base.path.resolve(), out.resolve()),
+                **_place(base.path, out),
             },
             "dtype": dtype,
             "seed": seed,
@@ -106,6 +108,17 @@ def write_record(
             "versions": installed_versions(),
         },
     )
+
+
+def _place(base: Path, out: Path) -> dict[str, str]:
+    """How the base is found again: its name on the hub and its commit, or the way from the result to its folder.
+
+    A base of the hub is not recorded as a path: its cache lies elsewhere on every machine, and below somebody's home.
+    """
+    repo = cached_repo(base)
+    if repo is None or repo.revision is None:
+        return {"path": os.path.relpath(base.resolve(), out.resolve())}
+    return {"repo": repo.repo, "commit": repo.revision}
 
 
 def write_certificate(
@@ -146,14 +159,21 @@ def read_result_edits(result: Path) -> EditPlan:
     return read_edits(result / OURS / EDITS_FILE)
 
 
-def recorded_base(result: Path) -> Path:
-    """Where the base lay when the result was written, if it still does.
+def recorded_base(result: Path) -> Path | str:
+    """What the result says of its base's place, as `hub.download.base_folder` takes it.
+
+    Returns:
+        The folder in which the base lay when the result was written, if it still does; or `user/repo@commit`.
 
     Raises:
         BadInputError: the result does not say, or nothing lies there any more.
     """
     base = read_record(result).get("base")
-    path = base.get("path") if isinstance(base, dict) else None
+    place = base if isinstance(base, dict) else {}
+    named = str(RepoId(str(place.get("repo")), str(place.get("commit"))))
+    if "repo" in place and looks_like_repo_id(named):
+        return named
+    path = place.get("path")
     if not isinstance(path, str) or not (result / path).is_dir():
         raise BadInputError(f"the base of {result} is not where it was when it was baked: name it with --model BASE")
     return Path(os.path.normpath(result / path))

@@ -357,7 +357,7 @@ def test_hostile_edits(document, says, cli_base, refused, tmp_path):
 def test_a_file_that_is_not_there(cli_base, refused, tmp_path):
     path = tmp_path / "edits.safetensors"
     refused("bake", "--model", cli_base, "--edits", path, "--out", tmp_path / "out", says="no such file of edits")
-    refused("inspect", path, says="does not exist")
+    refused("inspect", path, says="no such file of edits")
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_inspect_a_file_and_a_folder(made, tmp_path):
 
 @pytest.mark.parametrize("name", ["nothing", "base"])
 def test_inspect_refuses_what_is_neither(name, made):
-    with pytest.raises(BadInputError, match=r"does not exist|not a result"):
+    with pytest.raises(BadInputError, match=r"no such file of edits|not a result"):
         inspect(made[0] / name)
 
 

@@ -174,7 +174,7 @@ def test_a_hub_that_fails(local_hub, hub_base):
     local_hub.store.add("user/base", files_of(hub_base))
     local_hub.broken.append("/api/models/user/base")
     line = refusal(run_python(local_hub.env(), BASE, "user/base"))
-    assert "user/base: the hub answered 500: run the same command again in a while" in line
+    assert "user/base: the hub answered 500: try again in a while" in line
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_a_push_that_broke_is_taken_up_again(result, local_hub):
     env = local_hub.env(token=OWNER)
     local_hub.broken.append("/commit/")
     line = refusal(push(env, result, "user/aligned"))
-    assert "user/aligned: the hub answered 500: run the same command again" in line
+    assert "user/aligned: the hub answered 500: try again in a while" in line
     sent = local_hub.uploads()
     assert sent > 0
     local_hub.broken.clear()
