@@ -6,6 +6,7 @@ Nothing is run here, and neither torch nor transformers is needed.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,10 +99,7 @@ def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert]) -> Inserted
             "AutoConfig": f"{code_module}.{classes.own_config}",
             "AutoModelForCausalLM": f"{code_module}.{classes.own_model}",
         },
-        EDITS_KEY: [
-            {"module": module, "parts": [_part(place, insert.groups) for place, insert in parts]}
-            for module, parts in by_module.items()
-        ],
+        EDITS_KEY: [_module_entry(module, parts) for module, parts in by_module.items()],
     }
     if not _names_its_tokenizer(base):
         config["tokenizer_class"] = classes.tokenizer
@@ -131,27 +129,36 @@ def _edits_the_last(groups: Sequence[Group]) -> bool:
     return any(edit.positions == "last" for group in groups for edit in group.edits)
 
 
-def _part(place: Place, groups: Sequence[Group]) -> dict[str, Any]:
-    """One site's entry of config.json."""
+def _module_entry(module: str, parts: Sequence[tuple[Place, SiteInsert]]) -> dict[str, Any]:
+    """One module's entry of config.json. Its edits are named by number, as their tensors are."""
+    numbers = count()
     return {
-        "columns": None if place.columns is None else [place.columns.start, place.columns.stop],
-        "groups": [
+        "module": module,
+        "parts": [
             {
-                "objective": group.objective,
-                "weight": group.weight,
-                "edits": [
+                "columns": None if place.columns is None else [place.columns.start, place.columns.stop],
+                "groups": [
                     {
-                        "reads": edit.reads,
-                        "gate": edit.gate,
-                        "positions": edit.positions,
-                        "strength": edit.strength,
-                        "shapes": {name: list(array.shape) for name, array in _arrays(edit).items()},
+                        "objective": group.objective,
+                        "weight": group.weight,
+                        "edits": [_edit_entry(str(next(numbers)), edit) for edit in group.edits],
                     }
-                    for edit in group.edits
+                    for group in insert.groups
                 ],
             }
-            for group in groups
+            for place, insert in parts
         ],
+    }
+
+
+def _edit_entry(name: str, edit: Edit) -> dict[str, Any]:
+    return {
+        "name": name,
+        "reads": edit.reads,
+        "gate": edit.gate,
+        "positions": edit.positions,
+        "strength": edit.strength,
+        "shapes": {tensor: list(array.shape) for tensor, array in _arrays(edit).items()},
     }
 
 

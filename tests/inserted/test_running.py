@@ -81,7 +81,7 @@ def logits(model, ids=IDS, **settings):
 
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("cache", CACHES)
-@pytest.mark.parametrize("model_type", REQUIRED)
+@pytest.mark.parametrize("model_type", [*REQUIRED, "opt"])  # opt hands its maps batch and positions as one
 def test_greedy_tokens_equal_the_hooked_models(model_type, cache, batch, cases):
     case = cases(model_type)
     plain = greedy(case.live, batch, CACHES[cache])
@@ -188,6 +188,19 @@ def test_it_is_copied_and_its_state_pickled(cases):
     assert relative(logits(model), expected) > 1e-2
     model.load_state_dict(state)
     assert torch.equal(logits(model), expected)
+
+
+def test_copies_that_share_all_but_the_modules_have_edits_of_their_own(cases):
+    """What DataParallel makes for each device."""
+    edits = cases("llama").inserted().model.layers[0].mlp.down_proj.alignez_edits
+    replica = edits._replicate_for_data_parallel()
+    for name, edit in edits.named_children():
+        copied = edit._replicate_for_data_parallel()
+        copied._parameters = {key: None if value is None else value * 0 for key, value in edit._parameters.items()}
+        replica._modules[name] = copied
+    y = torch.randn(1, 3, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(replica.edited(y, y), y)
+    assert not torch.equal(edits.edited(y, y), y)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
