@@ -84,6 +84,11 @@ def copy_base_files(base: Path, out: Path, weight_files: Collection[str]) -> tup
     return files.skipped
 
 
+def code_files(folder: Path) -> list[str]:
+    """Every Python file of a model folder, which a loader that trusts its code may run."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.py"))
+
+
 def _sort_folder(
     base: Path, folder: Path, own: frozenset[str], copied: dict[str, str], skipped: list[SkippedFile]
 ) -> None:

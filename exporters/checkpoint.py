@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.exporters.base_files import copy_base_files, with_dtype
+from alignez_bake.exporters.base_files import code_files, copy_base_files, with_dtype
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.dtype import FILE_DTYPES, check_dtype
 from alignez_bake.exporters.protocol import Exported
@@ -106,15 +106,38 @@ class CheckpointExporter:
         """The checkpoint by transformers' Auto class; the generated code runs only if it is what we generate.
 
         Raises:
-            BadInputError: a folder that does not load, or a code file that is not the one that the edits ask for.
+            BadInputError: a folder that does not load, or one with other code than the edits ask for.
         """
         from alignez_bake.language_model.loading import load_model  # noqa: PLC0415 - imports torch
 
-        for name, text in checkpoint_contents(base, lowering).code.items():
-            if not (out / name).is_file() or (out / name).read_text(encoding="utf-8") != text:
-                raise BadInputError(f"{out / name} is not the code that was generated for these edits: it is not run")
-            trust_remote_code = True
-        return load_model(open_model_folder(out), device=device, trust_remote_code=trust_remote_code)
+        contents, result = checkpoint_contents(base, lowering), open_model_folder(out)
+        if contents.code:
+            _check_code(contents, result, trust_remote_code=trust_remote_code)
+        return load_model(result, device=device, trust_remote_code=trust_remote_code or bool(contents.code))
+
+
+def _check_code(contents: CheckpointContents, result: ModelFolder, *, trust_remote_code: bool) -> None:
+    """Refuse to let transformers run anything but the generated code, for which the flag is set here.
+
+    config.json could name another file, and a `custom_generate/generate.py` is run without being named anywhere.
+
+    Raises:
+        BadInputError: the code that is not ours.
+    """
+    for name, text in contents.code.items():
+        file = result.path / name
+        if not file.is_file() or file.read_bytes() != text.encode("utf-8"):
+            raise BadInputError(f"{file} is not the code that was generated for these edits: it is not run")
+    if result.config.get("auto_map") != contents.config.get("auto_map"):
+        raise BadInputError(
+            f"{result.path / 'config.json'} names other code in auto_map than was generated: it is not run"
+        )
+    others = [name for name in code_files(result.path) if name not in contents.code]
+    if others and not trust_remote_code:
+        raise BadInputError(
+            f"{result.path} brings code besides the generated one ({', '.join(others)}): it is not run without "
+            "--trust-remote-code"
+        )
 
 
 def _write_file(

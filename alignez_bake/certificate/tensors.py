@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict
-from alignez_bake.exporters.base_files import DTYPE_KEYS, base_files
+from alignez_bake.exporters.base_files import DTYPE_KEYS, base_files, code_files
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.dtype import FILE_DTYPES as DTYPE_NAMES
 from alignez_bake.lowering.fold import Delivery, delivery
@@ -240,6 +240,9 @@ def _file_reasons(base: ModelFolder, result: ModelFolder, written: Mapping[str, 
     for name, text in written.items():
         if not (result.path / name).is_file() or (result.path / name).read_bytes() != text.encode("utf-8"):
             reasons.append(f"{name} is not what is written for these edits")
+    foreign = sorted(set(code_files(result.path)) - {*copied.values(), *written})
+    if foreign:
+        reasons.append(f"{len(foreign)} code file(s) are neither the base's nor the edits': {_listed(foreign)}")
     return reasons
 
 

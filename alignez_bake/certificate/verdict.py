@@ -65,6 +65,11 @@ class Certified:
         """The worst of the levels' verdicts."""
         return worst([level.verdict for level in self.levels])
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One line each for what went wrong at any level."""
+        return tuple(reason for level in self.levels for reason in level.reasons)
+
     def raise_if_failed(self) -> None:
         """Raise unless every level passed.
 
@@ -72,7 +77,7 @@ class Certified:
             CheckFailedError: the message gives the reasons and where the result lies.
         """
         if self.verdict != "passed":
-            reasons = "; ".join(reason for level in self.levels for reason in level.reasons)
+            reasons = "; ".join(self.reasons)
             raise CheckFailedError(f"the certificate is {self.verdict}: {reasons}; the result lies in {self.path}")
 
     def result_path(self) -> Path:

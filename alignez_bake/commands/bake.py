@@ -27,7 +27,7 @@ from alignez_bake.safetensors_io.finite import check_finite_tensors
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from alignez_bake.certificate.verdict import Level
+    from alignez_bake.certificate.verdict import Level, Verdict
     from alignez_bake.commands.refitting import RefitKind, Refitted
     from alignez_bake.exporters.protocol import Exporter
     from alignez_bake.lowering.decide import Lowering
@@ -51,6 +51,16 @@ class BakeResult(Certified):
     lowering: Lowering
     skipped: tuple[tuple[str, str], ...]
     refitted: Refitted | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the levels' verdicts; failed as well where a refit keeps nothing of an edit."""
+        return _verdict(self.levels, self.refitted)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One line each for what went wrong, in a refit or at any level."""
+        return (*(() if self.refitted is None else self.refitted.reasons), *super().reasons)
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
@@ -126,7 +136,7 @@ def bake(
         plan = plan.with_weights(weights)
     check_base(plan, base, allow_other_base=allow_other_base)
     exporter = exporter_named(artefact)
-    settings = ExportSettings(dtype=dtype, base_name=str(model))
+    settings, stored = ExportSettings(dtype=dtype, base_name=str(model)), file_dtype(dtype)
     check_level_of(exporter, verify)
     refit = None
     if linearise or refit_block:
@@ -144,7 +154,7 @@ def bake(
         )
         plan = refit.plan
     code = trust_remote_code and not require_fold
-    lowering = lower(plan, base, exporter, code=code, dtype=file_dtype(dtype))
+    lowering = lower(plan, base, exporter, code=code, dtype=stored)
     if lowering.refused:
         lowering.require_complete(formats_for(lowering, base))
     exporter.check(base, lowering, settings)
@@ -180,7 +190,7 @@ def bake(
                 batch_size=batch_size,
                 trust_remote_code=trust_remote_code,
             )
-        verdict = worst([level.verdict for level in levels])
+        verdict = _verdict(levels, refit)
         write_certificate(staging, levels, verdict, refit=None if refit is None else refit.to_json())
         card = model_card(
             out.name,
@@ -198,6 +208,12 @@ def bake(
         path = publish(staging, out, failed=verdict != "passed")
     left_out = tuple((file.name, file.reason) for file in exported.skipped)
     return BakeResult(path, tuple(levels), lowering, left_out, refit)
+
+
+def _verdict(levels: Sequence[LevelCertificate], refit: Refitted | None) -> Verdict:
+    """A faithful bake of edits that are not what was asked for is no success."""
+    lost: list[Verdict] = ["failed"] if refit is not None and refit.reasons else []
+    return worst([*lost, *(level.verdict for level in levels)])
 
 
 def check_level_of(exporter: Exporter, level: Level) -> None:

@@ -50,10 +50,20 @@ class Refitted:
     kl_kept: float
     kl_edit: float
 
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One line for each edit of which the refit keeps nothing: no edit at all would be as close to it."""
+        return tuple(
+            f"the refit keeps nothing of the edit at {report.site}: explained variance {share:.3g} on held-out tokens"
+            for report in self.reports
+            if (share := report.explained_variance) is not None and share <= 0
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON values."""
         return {
             "kind": self.kind,
+            "reasons": list(self.reasons),
             "kl_original_to_refitted": self.kl_kept,
             "kl_original_to_base": self.kl_edit,
             "edits": [report.to_json() for report in self.reports],

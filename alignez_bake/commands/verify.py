@@ -34,7 +34,7 @@ def verify(
     trust_remote_code: bool = False,
     progress: Progress | None = None,
 ) -> VerifyResult:
-    """Compare a result with its base and its edits again.
+    """Compare a result with its base and its edits again; one that fails level `tensors` is not run.
 
     Args:
         out: the result folder.
@@ -55,7 +55,8 @@ def verify(
     level = exporter.highest_level if level is None else level
     check_level_of(exporter, level)
     levels = [exporter.certify_tensors(base, lowering, out, progress)]
-    if level == "forward":
+    # What is not as it was written may be anybody's, its code included: it is not run.
+    if level == "forward" and levels[0].verdict != "failed":
         # Imports torch and transformers, which the other level does without.
         from alignez_bake.certificate.forward import certify_forward  # noqa: PLC0415
 
