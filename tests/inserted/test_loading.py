@@ -66,6 +66,7 @@ def test_the_tokenizer_loads_with_and_without_the_flag(model_type, folders, tiny
         assert tokenizer(TEXT).input_ids == expected(TEXT).input_ids
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 looks into tokenizer_config.json alone")
 # gemma2's class cannot read the tiny tokenizer, under the base's own type either.
 @pytest.mark.parametrize("model_type", [model_type for model_type in MODEL_TYPES if model_type != "gemma2"])
 def test_a_tokenizer_without_a_class_is_the_one_of_the_bases_type(model_type, tiny_folder, tmp_path):
