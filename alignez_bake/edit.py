@@ -157,10 +157,11 @@ class Edit:
     @property
     def has_constant(self) -> bool:
         """Whether a linear edit adds the same vector everywhere, strength · (L s + c): that needs a bias."""
-        constant = 0.0 if self.bias is None else self.bias.astype(np.float64)
+        constant = 0.0 if self.bias is None else self.strength * self.bias.astype(np.float64)
         if self.left is not None and self.offset is not None:
-            constant = constant + self.left.astype(np.float64) @ self.offset
-        return bool(np.any(constant * self.strength))
+            # As `low_rank` does it: where L s cancels but for rounding, both must see the same rest.
+            constant = constant + (self.strength * self.left.astype(np.float64)) @ self.offset.astype(np.float64)
+        return bool(np.any(constant))
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignez_bake.edit import Edit, compose, edit_delta
-from alignez_bake.edit_plan import EditPlan, SiteValues, apply_groups
+from alignez_bake.edit_plan import EditPlan, Group, SiteValues, apply_groups
 from alignez_bake.errors import BadInputError
 from alignez_bake.low_rank import low_rank
 from alignez_bake.site import LEGAL_READS, SITE_KINDS, Site
@@ -225,3 +225,12 @@ def test_compose_and_low_rank_refuse_what_is_not_linear():
 def test_plan_refuses_dials_of_objectives_it_does_not_have():
     with pytest.raises(BadInputError, match="'humor'"):
         EditPlan((random_edit(SITE, 7, 7, objective="helpful"),), weights={"humor": 1.0})
+
+
+@pytest.mark.parametrize(("row", "strength"), [([1.6, 0.7, -1.0], 0.7), ([-0.5, 0.1, 0.1], 0.3)])
+def test_a_constant_that_cancels_but_for_rounding_is_what_the_fold_finds(row, strength):
+    offset = np.array([1.0, 2.0, 3.0])
+    edit = Edit(Site("attn_write", 0), left=np.array([row]), right=np.ones((1, 3)), offset=offset, strength=strength)
+    change = low_rank([Group(None, 1.0, (edit,))], np.zeros((1, 1)), None)
+    assert edit.has_constant == change.needs_bias
+    assert edit.has_constant != bool(strength * (np.array(row) @ offset))

@@ -71,18 +71,22 @@ class Home:
         if values is not None and any(edit is other for other in carried):
             first = edit is carried[0] and values.needs_bias
             return (Edit(edit.site, bias=values.constant),) if first else ()
+        return (self.widened(edit),)
+
+    def widened(self, edit: Edit) -> Edit:
+        """The edit with the widths that its site has in the model: zeros where hidden units were added.
+
+        What the added units give is none of the edit's business, whether it is folded or inserted.
+        """
         old, new = find_slot(self.base, edit.site), find_slot(self.model, edit.site)
         if (old.d_out, old.d_in) == (new.d_out, new.d_in):
-            return (edit,)
-        # What the added units give is none of the edit's business: zeros in every row that belongs to them.
+            return edit
         read_width = new.d_in if edit.reads == "input" else new.d_out
-        return (
-            replace(
-                edit,
-                left=_padded(edit.left, new.d_out),
-                right=_padded(edit.right, read_width),
-                bias=_padded(edit.bias, new.d_out),
-            ),
+        return replace(
+            edit,
+            left=_padded(edit.left, new.d_out),
+            right=_padded(edit.right, read_width),
+            bias=_padded(edit.bias, new.d_out),
         )
 
 
@@ -184,10 +188,6 @@ def _units_at(
 
 def _counts(units: Mapping[Site, tuple[UnitValues, tuple[Edit, ...]]]) -> dict[int, int]:
     return {site.layer: values.count for site, (values, _) in units.items() if site.layer is not None and values.count}
-
-
-def _lacks_bias(edits: Sequence[Edit]) -> bool:
-    return any(edit.is_linear and edit.reads != "block" and edit.has_constant for edit in edits)
 
 
 def _padded(array: NDArray[Any] | None, rows: int) -> NDArray[Any] | None:

@@ -150,7 +150,7 @@ def _lowered(plan: EditPlan, model: ModelFolder, target: Target, entries: list[_
         for part in home.folded_parts(entry.edit)
     ]
     folded = EditPlan(tuple(folding), _dials(plan, folding))
-    inserting = [entry.edit for way in ways if way.route == "insert" for entry in way.entries]
+    inserting = [home.widened(entry.edit) for way in ways if way.route == "insert" for entry in way.entries]
     inserted = EditPlan(tuple(inserting), _dials(plan, inserting))
     return Lowering(
         plan,

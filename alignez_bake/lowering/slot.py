@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from alignez_bake.architectures.architecture import INSERTED_EDITS
 from alignez_bake.errors import BadInputError
+from alignez_bake.rehome.places import places_of
 from alignez_bake.safetensors_io.dtypes import is_plain_float
 from alignez_bake.safetensors_io.names import resolve_key
 from alignez_bake.site import Site
@@ -56,7 +58,7 @@ class Slot:
             `embedding`: a table [V, d], that is, a map of one-hot vectors; `stream`: no tensor at all, the residual
             stream behind a layer.
         weights: keys of the weights: one, or one an expert; none for `stream`.
-        bias: key of the bias; None where the map has none.
+        bias: key of the bias; None where the map has none, whatever the files hold.
         layout: `out_in` [d_out, d_in] or `in_out`.
         rows: the output rows that belong to the site, where a fused map computes more.
         d_out: width of the site's output.
@@ -95,9 +97,15 @@ def find_slot(model: ModelFolder, site: Site) -> Slot:
     """The slot of a site in a model folder.
 
     Raises:
-        BadInputError: the architecture has no such site, the layer is out of range, or the file lacks a
-            tensor or holds it in a shape that it cannot have.
+        BadInputError: the architecture has no such site, the layer is out of range, the file lacks a tensor or holds
+            it in a shape that it cannot have, or the model is a result with inserted modules.
     """
+    if INSERTED_EDITS in model.config:
+        # Its modules edit what its maps put out, so a fold would stand before those edits instead of behind them.
+        raise BadInputError(
+            f"{model.path} is a result with inserted modules ({INSERTED_EDITS} in config.json), which cannot be baked "
+            "again: bake from its base, with all edits in one file"
+        )
     model.architecture.check_layer(site, model.config)
     if site.kind == "residual":
         return _stream_slot(model, site)
@@ -144,7 +152,7 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
     fused_rows, d_in = shape if linear.layout == "out_in" else shape[::-1]
     rows = linear.row_slice(fused_rows)
     bias = f"{weights[0].removesuffix('weight')}bias"
-    has_bias = linear.experts is None and bias in tensors
+    has_bias = linear.experts is None and bias in tensors and _uses_bias(model, linear)
     if has_bias and tensors.entry(bias).shape != (fused_rows,):
         raise BadInputError(f"{bias} has shape {list(tensors.entry(bias).shape)}: its weight needs [{fused_rows}]")
     return Slot(
@@ -160,6 +168,16 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
         model_type=architecture.model_type,
         post_norm=linear.post_norm,
     )
+
+
+def _uses_bias(model: ModelFolder, linear: LinearSite) -> bool:
+    """Whether the model's map adds a bias that its files hold; else that is a tensor which no loader looks at."""
+    if linear.bias in ("never", "always"):
+        return linear.bias == "always"
+    places = places_of(model.architecture.model_type)
+    switch = None if places is None else places.switch_of(linear.module)
+    assert switch is not None, f"no default is described for {linear.bias}"
+    return bool(model.config.get(switch.entry, switch.default))
 
 
 def _matrix_shape(model: ModelFolder, weight: str, site: Site) -> tuple[int, int]:

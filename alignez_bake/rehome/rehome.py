@@ -78,6 +78,9 @@ def _with_places(
 ) -> ModelFolder | Refusal:
     """The model of a type that has the places: its config with the switches on, and its tensors."""
     needed = {switch.entry for module in modules if (switch := places.switch_of(module)) is not None}
+    off = [switch for switch in places.switches if not config.get(switch.entry, switch.default)]
+    if (idle := _idle_bias(base, [switch for switch in off if switch.entry in needed])) is not None:
+        return Refusal(f"its files hold {idle}, which the model does not use, but would with that bias switched on")
     config = dict(config)
     config.update(dict.fromkeys(sorted(needed), True))
     on = [switch for switch in places.switches if config.get(switch.entry, switch.default)]
@@ -154,6 +157,18 @@ def _missing_biases(base: ModelFolder, switches: Iterable[BiasSwitch]) -> dict[s
                 # Every map with a switch is a Linear, whose weight is [d_out, d_in].
                 new[bias] = NewTensor(entry.dtype, entry.shape[:1], base.tensors.file_of(weight))
     return new
+
+
+def _idle_bias(base: ModelFolder, off: Iterable[BiasSwitch]) -> str | None:
+    """A bias in the files that is switched off, and so means nothing; None if there is none."""
+    architecture = base.architecture
+    for layer in range(base.num_layers):
+        for module in (module for switch in off for module in switch.modules):
+            name = f"{architecture.layer_path(layer)}.{module}.bias"
+            for key in (name, name.removeprefix(f"{architecture.base_model_prefix}.")):
+                if key in base.tensors:
+                    return key
+    return None
 
 
 def _module_below_layer(base: ModelFolder, site: Site) -> str:

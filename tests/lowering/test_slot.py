@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -79,3 +81,36 @@ def test_files_without_the_prefix_have_the_same_slots(save_tiny, tmp_path):
     for site, slot in with_prefix.items():
         found = find_slot(open_model_folder(folder), site).weights
         assert found == tuple(name.removeprefix("model.") for name in slot.weights)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("llama", "model.layers.1.mlp.down_proj.bias"),
+        ("qwen2", "model.layers.1.mlp.down_proj.bias"),
+        ("opt", "model.decoder.layers.1.fc2.bias"),
+    ],
+)
+def test_a_bias_in_the_files_that_the_model_does_not_use_is_none(model_type, name, save_tiny, tmp_path):
+    folder = save_tiny(model_type, tmp_path)
+    rewrite_names(folder, lambda tensors: {**tensors, name: np.zeros(32, np.float32)})
+    assert find_slot(open_model_folder(folder), Site("mlp_write", 1)).bias is None
+
+
+def test_the_bias_of_a_switch_that_the_config_leaves_out_is_found(save_tiny, tmp_path):
+    folder = save_tiny("opt", tmp_path, bias=True)
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    assert config.pop("enable_bias")
+    file.write_text(json.dumps(config))
+    assert find_slot(open_model_folder(folder), Site("mlp_write", 1)).bias == "model.decoder.layers.1.fc2.bias"
+
+
+@pytest.mark.parametrize("kind", ["embed", "residual", "attn_write"])
+def test_a_result_with_inserted_modules_is_no_base(kind, save_tiny, tmp_path):
+    folder = save_tiny("llama", tmp_path)
+    file = folder / "config.json"
+    config = {**json.loads(file.read_text()), "model_type": "alignez_llama", "alignez_edits": []}
+    file.write_text(json.dumps(config))
+    with pytest.raises(BadInputError, match="cannot be baked again: bake from its base"):
+        find_slot(open_model_folder(folder), Site(kind, None if kind == "embed" else 0))

@@ -20,6 +20,7 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.rehome.growth import grown_size
 from alignez_bake.rehome.rehome import rehome
 from alignez_bake.site import Site
+from tests.baking import rewrite_names
 from tests.random_edits import edit_for_slot
 from tests.rehome.rehoming import FP32_END, MARGIN, logits_of, write_folder
 from tests.running import load, relative
@@ -310,3 +311,18 @@ def test_the_ordinary_fold_of_a_constant_works_on_the_equivalent(model_type, tmp
         hooked = logits_of(original)
     assert relative(unedited, hooked) > MARGIN * FP32_END
     assert relative(logits_of(written), hooked) <= FP32_END
+
+
+@pytest.mark.parametrize("wanted", [{"bias_sites": [ATTN]}, {"bias_sites": [MLP], "units": {0: 1}}])
+def test_a_switch_is_not_turned_on_over_a_bias_that_was_idle(wanted, tmp_path, save_tiny):
+    folder = save_tiny("llama", tmp_path)
+    idle = (
+        "model.layers.1.self_attn.q_proj.bias"
+        if wanted == {"bias_sites": [ATTN]}
+        else "model.layers.1.mlp.up_proj.bias"
+    )
+    rows = open_model_folder(folder).tensors.entry(idle.replace("bias", "weight")).shape[0]
+    rewrite_names(folder, lambda tensors: {**tensors, idle: np.ones(rows, np.float32)})
+    found = rehome(open_model_folder(folder), **wanted)
+    assert isinstance(found, Refusal)
+    assert f"its files hold {idle}, which the model does not use" in found.reason
