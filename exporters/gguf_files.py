@@ -263,7 +263,10 @@ def _metadata(reader: Any, key: str, path: Path) -> str | int | float:  # noqa: 
     field = reader.get_field(key)
     if field is None:
         raise BadInputError(f"{path} has no metadata {key!r}")
-    value = field.contents()
+    try:
+        value = field.contents()
+    except ValueError as error:  # a string that is no UTF-8; the package decodes it when it is asked for
+        raise BadInputError(f"{path} has {key} of bytes that are no text: {error}") from error
     if not isinstance(value, str | int | float):
         raise BadInputError(f"{path} has {key} of {type(value).__name__}: it must be one value")
     return value

@@ -313,3 +313,14 @@ def test_an_array_longer_than_the_file_is_refused_at_once(tmp_path, element):
     # In a process of its own, since what this is about would never end.
     done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True, timeout=60)
     assert "is no whole GGUF file" in done.stdout
+
+
+@pytest.mark.parametrize(("kind", "read"), [(b"adapter", read_lora), (b"controlvector", read_control_vector)])
+def test_a_string_that_is_no_text_is_refused(kind, read, lora, vector):
+    path = lora if kind == b"adapter" else vector
+    data = path.read_bytes()
+    length = len(kind).to_bytes(8, "little")
+    assert length + kind in data
+    path.write_bytes(data.replace(length + kind, length + b"\xff" + kind[1:], 1))
+    with pytest.raises(BadInputError, match="bytes that are no text"):
+        read(path)
