@@ -58,9 +58,10 @@ class Home:
                 found[name] = (*found.get(name, ()), write)
         return found
 
-    def exactness(self, site: Site) -> str:
-        """How close the edits of a re-homed site come to the hook."""
-        return self.units[site][0].exactness if site in self.units else _EXACT_BIAS
+    def exactness(self, edit: Edit) -> str:
+        """How close an edit of a re-homed site comes to the hook."""
+        values, carried = self.units.get(edit.site, (None, ()))
+        return values.exactness if values is not None and any(edit is other for other in carried) else _EXACT_BIAS
 
     def folded_parts(self, edit: Edit) -> tuple[Edit, ...]:
         """What of an edit is folded into the model's tensors: all of it, widened where hidden units were added.

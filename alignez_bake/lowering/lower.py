@@ -224,7 +224,7 @@ def _exactness_and_cost(way: _SiteWay, edit: Edit, home: Home) -> tuple[str, str
     if way.route == "fold":
         return f"exact, rounded once to {dtype}", "none: same tensors"
     if way.route == "rehome":
-        return f"{home.exactness(way.site)}, rounded once to {dtype}", "; ".join(home.changes)
+        return f"{home.exactness(edit)}, rounded once to {dtype}", "; ".join(home.changes)
     if way.route == "insert":
         added = sum(array.size for array in (edit.left, edit.right, edit.offset, edit.bias) if array is not None)
         return "exact: the formula itself, in fp32 (fp64 for fp64 weights)", f"a code file; {added} parameters in fp32"

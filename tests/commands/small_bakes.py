@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from alignez_bake.commands.bake import BakeResult
     from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.lowering.decide import Lowering
 
 # Short contexts: the certificate's prompts and greedy answers fill them, and every way is certified.
 POSITIONS = 32
@@ -102,9 +103,14 @@ def certified(base: Path, plan: EditPlan, out: Path, **settings: Any) -> BakeRes
 
 
 def routes(result: BakeResult) -> dict[str, str]:
+    """The way of each site."""
+    return routes_of(result.lowering)
+
+
+def routes_of(lowering: Lowering) -> dict[str, str]:
     """The way of each site; a site whose edits part company would show here."""
     found: dict[str, set[str]] = {}
-    for decision in result.lowering.decisions:
+    for decision in lowering.decisions:
         found.setdefault(str(decision.edit.site), set()).add(decision.route)
     return {site: "+".join(sorted(ways)) for site, ways in found.items()}
 
