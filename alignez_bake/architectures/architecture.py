@@ -41,6 +41,7 @@ class LinearSite:
             `{expert}`, as its files name it. The block's output is a sum of the experts' outputs, weighed by its
             router.
         expert_count: entry of config.json with the number of experts.
+        router: path below `module` of the map that gives each token to some of the experts.
     """
 
     module: str
@@ -50,6 +51,7 @@ class LinearSite:
     bias: str = "never"
     experts: str | None = None
     expert_count: str | None = None
+    router: str | None = None
 
     @property
     def legal_reads(self) -> tuple[Reads, ...]:
@@ -154,6 +156,15 @@ class Architecture:
         """
         assert site.layer is not None
         return f"{self.layer_path(site.layer)}.{self.linear_site(site.kind).module}"
+
+    def router_paths(self, layers: int) -> tuple[str, ...]:
+        """Module paths of the routers of the first `layers` layers, in order; none where no site has experts."""
+        return tuple(
+            f"{self.layer_path(layer)}.{linear.module}.{linear.router}"
+            for layer in range(layers)
+            for linear in self.sites.values()
+            if linear.router is not None
+        )
 
     def block_path(self, site: Site) -> str:
         """Module path of the attention or MLP module whose input `reads: block` reads."""

@@ -8,11 +8,14 @@ What must hold follows from the arithmetic (docs/decisions/certificate.md), not 
   than running the hooks in that dtype does. Each site's output agrees to 2⁻⁷; greedy tokens are reported.
 
 All are relative Frobenius norms over all prompts.
+
+In a mixture of experts all runs that are compared take the experts that the hooked base takes, in fp32 if the weights
+have 16 bits, and the routers' logits are compared like the other outputs (`certificate/routing.py` says why). Greedy
+tokens are generated freely: a prompt whose tokens differ after a choice flipped is left out, and counted.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -26,14 +29,24 @@ from alignez_bake.certificate.forward_passes import (
     greedy_tokens,
     record_outputs,
     record_sites,
+    relative_error,
 )
+from alignez_bake.certificate.forward_sites import comparable_maps, worst_site
 from alignez_bake.certificate.prompts import certificate_prompts
+from alignez_bake.certificate.routing import (
+    Generated,
+    RoutingComparison,
+    RoutingFigures,
+    compare_greedy,
+    count_flips,
+)
 from alignez_bake.language_model.loading import has_tokenizer, load_model, tokenizer_of
 from alignez_bake.lowering.hooks import edited_by_hooks
-from alignez_bake.lowering.slot import find_slot
 from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
     from alignez_bake.certificate.verdict import Level, Verdict
@@ -41,7 +54,6 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
-    from alignez_bake.site import Site
 
 END_TO_END_TOLERANCE: Final = 1e-5
 SITE_TOLERANCE: Final = {
@@ -77,7 +89,8 @@ class ForwardCertificate:
     """What the comparison of the running models found; see the module for what must hold.
 
     Attributes:
-        verdict: `inconclusive` if the edit moves residual stream or logits by less than 100 tolerances.
+        verdict: `inconclusive` if the edit moves residual stream or logits by less than 100 tolerances, or if in fp32
+            more than half of the prompts differ in their greedy tokens after a choice of experts flipped.
         reasons: one line each for what went wrong.
         dtype: of the result's weights.
         prompts: where they come from, how many, and their lengths.
@@ -87,6 +100,7 @@ class ForwardCertificate:
         last_only_difference: how far AlignEZ's own rule, which edits the last row of each forward call alone, moves
             the logits after each prompt away from the edit at all positions; reported, nothing to be met.
         worst_site: path, error and tolerance of the edited map that differs most; None if no linear map is edited.
+        routing: of a mixture of experts, how its routers agree; None without experts.
     """
 
     verdict: Verdict
@@ -98,6 +112,7 @@ class ForwardCertificate:
     greedy_tokens: int
     last_only_difference: float
     worst_site: tuple[str, float, float] | None
+    routing: RoutingFigures | None = None
     level: Level = field(default="forward", init=False)
 
     def to_json(self) -> dict[str, Any]:
@@ -117,6 +132,7 @@ class ForwardCertificate:
             "worst_site": None
             if self.worst_site is None
             else dict(zip(("module", "error", "tolerance"), self.worst_site, strict=True)),
+            "routing": None if self.routing is None else self.routing.to_json(),
         }
 
 
@@ -126,7 +142,7 @@ class _Reference(NamedTuple):
     hooked: dict[int, Outputs]
     exact: dict[int, Outputs]
     unedited: dict[int, Outputs]
-    greedy: dict[int, list[list[int]]]
+    greedy: dict[int, Generated]
     sites: dict[str, list[SiteRecord]]
     last_only_difference: float
 
@@ -135,7 +151,7 @@ class _Found(NamedTuple):
     """What the baked model gave."""
 
     outputs: dict[int, Outputs]
-    greedy: dict[int, list[list[int]]]
+    greedy: dict[int, Generated]
     worst_site: tuple[str, float, float] | None
     same_keys_used: bool
 
@@ -172,48 +188,62 @@ def certify_forward(
     tokenizer = tokenizer_of(base.path, trust_remote_code=trust_remote_code) if has_tokenizer(base.path) else None
     prompts = certificate_prompts(tokenizer, vocabulary_size=vocabulary, longest=positions - new_tokens)
     alone = prompts.ids[:: max(1, len(prompts.ids) // GREEDY_PROMPTS_ALONE)]
-    paths = _comparable_maps(base, lowering)
+    paths = comparable_maps(base, lowering)
 
-    runs = len(BATCH_SIZES) * (5 if sixteen_bit else 3) + 2
+    runs = len(BATCH_SIZES) * (4 if sixteen_bit else 3) + 2
     total = runs * len(prompts.ids) + 2 * (len(prompts.ids) + len(alone))
     with (progress or NoProgress()).task("running baked and hooked model", total) as advance:
 
-        def outputs(model: PreTrainedModel) -> dict[int, Outputs]:
-            return {size: record_outputs(model, base.architecture, prompts.ids, size, advance) for size in BATCH_SIZES}
+        def outputs(model: PreTrainedModel, replay: dict[int, Outputs] | None = None) -> dict[int, Outputs]:
+            return {
+                size: record_outputs(
+                    model,
+                    base.architecture,
+                    prompts.ids,
+                    size,
+                    advance,
+                    replay=None if replay is None else replay[size].routing,
+                )
+                for size in BATCH_SIZES
+            }
 
         def last_logits(model: PreTrainedModel) -> torch.Tensor:
             size = BATCH_SIZES[-1]
             return record_outputs(model, base.architecture, prompts.ids, size, advance, logit_positions=1).logits
 
-        def greedy(model: PreTrainedModel) -> dict[int, list[list[int]]]:
+        def greedy(model: PreTrainedModel) -> dict[int, Generated]:
             small, large = BATCH_SIZES
             return {
-                small: greedy_tokens(model, alone, small, new_tokens, advance),
-                large: greedy_tokens(model, prompts.ids, large, new_tokens, advance),
+                size: greedy_tokens(model, base.architecture, ids, size, advance, new_tokens=new_tokens)
+                for size, ids in ((small, alone), (large, prompts.ids))
             }
 
-        found, found_greedy = outputs(baked), greedy(baked)
-        reference_model, unused_by_base = load_model(
-            base, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-        )
+        def load(in_dtype: torch.dtype) -> LoadedModel:
+            return load_model(base, dtype=in_dtype, device=device, trust_remote_code=trust_remote_code)
+
+        def hooked_and_unedited(model: PreTrainedModel) -> tuple[dict[int, Outputs], dict[int, Outputs]]:
+            with edited_by_hooks(model, base.architecture, plan):
+                hooked = outputs(model)
+            # A bake that does nothing would be compared under the reference's choice of experts, like any other.
+            return hooked, outputs(model, hooked)
+
+        if sixteen_bit:  # first, since its choice of experts is everyone's; gone before the next one is loaded
+            exact, unedited = hooked_and_unedited(load(torch.float32).model)
+        reference_model, unused_by_base = load(dtype)
+        if not sixteen_bit:
+            exact, unedited = hooked_and_unedited(reference_model)
         with edited_by_hooks(reference_model, base.architecture, plan):
             sites = record_sites(reference_model, paths, alone[:SITE_PROMPTS])
-            hooked, hooked_greedy = outputs(reference_model), greedy(reference_model)
+            hooked = outputs(reference_model, exact) if sixteen_bit else exact
+            hooked_greedy = greedy(reference_model)
             after_prompts = last_logits(reference_model)
         with edited_by_hooks(reference_model, base.architecture, plan, positions="last"):
             last_only_difference = relative_error(last_logits(reference_model), after_prompts)
-        if sixteen_bit:
-            in_fp32 = load_model(base, dtype=torch.float32, device=device, trust_remote_code=trust_remote_code)
-            reference_model = in_fp32.model
-            with edited_by_hooks(reference_model, base.architecture, plan):
-                exact = outputs(reference_model)
-        else:
-            exact = hooked
-        unedited = outputs(reference_model)
+        found, found_greedy = outputs(baked, exact), greedy(baked)
     reference = _Reference(hooked, exact, unedited, hooked_greedy, sites, last_only_difference)
     lengths = [len(ids) for ids in prompts.ids]
     return _judge(
-        _Found(found, found_greedy, _worst_site(baked, reference.sites), unused == unused_by_base),
+        _Found(found, found_greedy, worst_site(baked, sites, SITE_TOLERANCE[dtype]), unused == unused_by_base),
         reference,
         dtype,
         prompts={
@@ -227,121 +257,79 @@ def certify_forward(
     )
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """‖found - expected‖ / ‖expected‖, Frobenius, in fp64; the largest float stands for an infinite or undefined one.
-
-    Certificates are JSON, which has no infinity.
-    """
-    expected64 = expected.double()
-    error = float((found.double() - expected64).norm() / expected64.norm())
-    return error if math.isfinite(error) else sys.float_info.max
-
-
 def _judge(
     found: _Found, reference: _Reference, dtype: torch.dtype, *, prompts: dict[str, Any], new_tokens: int
 ) -> ForwardCertificate:
-    worst_site = found.worst_site
     sixteen_bit = dtype in (torch.bfloat16, torch.float16)
-    reasons: list[str] = []
+    dtype_name = str(dtype).removeprefix("torch.")
+    failures: list[str] = []
     if not found.same_keys_used:
-        reasons.append("the loader does not use the same tensors of the result as of the base")
-    comparisons = []
-    moved_too_little = False
+        failures.append("the loader does not use the same tensors of the result as of the base")
+
+    def agreement(size: int, name: str, tensor_of: Callable[[Outputs], torch.Tensor]) -> tuple[float, float]:
+        """Error and bound; an error beyond it is a failure."""
+        exact = tensor_of(reference.exact[size])
+        error, bound = relative_error(tensor_of(found.outputs[size]), exact), END_TO_END_TOLERANCE
+        if sixteen_bit:
+            noise = relative_error(tensor_of(reference.hooked[size]), exact)
+            bound = min(SIXTEEN_BIT_FACTOR * noise, sys.float_info.max)
+        if not error <= bound:
+            failures.append(f"batch {size}: {name} differ from the hooked base by {error:.2e}, bound {bound:.2e}")
+        return error, bound
+
+    comparisons: list[Comparison] = []
+    routers: list[RoutingComparison] = []
     for size in BATCH_SIZES:
-        exact, hooked, unedited = reference.exact[size], reference.hooked[size], reference.unedited[size]
-        errors, bounds, moved = [], [], []
-        for name in Outputs._fields:
-            true = getattr(exact, name)
-            noise = relative_error(getattr(hooked, name), true) if sixteen_bit else 0.0
-            errors.append(relative_error(getattr(found.outputs[size], name), true))
-            bounds.append(min(SIXTEEN_BIT_FACTOR * noise, sys.float_info.max) if sixteen_bit else END_TO_END_TOLERANCE)
-            moved.append(relative_error(getattr(unedited, name), true))
-            if not errors[-1] <= bounds[-1]:
-                reasons.append(
-                    f"batch {size}: {name} differ from the hooked base by {errors[-1]:.2e}, bound {bounds[-1]:.2e}"
-                )
-            # In 16 bits the dtype's own noise must not hide the edit either.
-            if not moved[-1] >= max(MARGIN * END_TO_END_TOLERANCE, noise):
-                moved_too_little = True
-        comparisons.append(Comparison(size, errors[0], bounds[0], errors[1], bounds[1], moved[0], moved[1]))
-    greedy_equal = {
-        size: sum(a == b for a, b in zip(found.greedy[size], reference.greedy[size], strict=True))
-        / len(found.greedy[size])
-        for size in BATCH_SIZES
-    }
+        exact, unedited = reference.exact[size], reference.unedited[size]
+        comparisons.append(
+            Comparison(
+                size,
+                *agreement(size, "residual", lambda outputs: outputs.residual),
+                *agreement(size, "logits", lambda outputs: outputs.logits),
+                relative_error(unedited.residual, exact.residual),
+                relative_error(unedited.logits, exact.logits),
+            )
+        )
+        routing = found.outputs[size].routing
+        if routing is not None and exact.routing is not None:
+            errors = agreement(size, "routers' logits", lambda outputs: outputs.router_logits)
+            routers.append(RoutingComparison(size, *count_flips(routing, exact.routing), *errors))
+    greedy = tuple(compare_greedy(size, found.greedy[size], reference.greedy[size]) for size in BATCH_SIZES)
+    doubts: list[str] = []
     if not sixteen_bit:
-        reasons.extend(
-            f"batch {size}: greedy tokens differ from the hooked base's on {1 - share:.0%} of the prompts"
-            for size, share in greedy_equal.items()
-            if share < 1
+        failures += [reason for entry in greedy for reason in entry.failures()]
+        doubts += [reason for entry in greedy for reason in entry.doubts()]
+    site = found.worst_site
+    if site is not None and not site[1] <= site[2]:
+        failures.append(
+            f"{site[0]}: given equal input, its output differs from the hook's by {site[1]:.2e}, bound {site[2]:.2e}"
         )
-    if worst_site is not None and not worst_site[1] <= worst_site[2]:
-        reasons.append(
-            f"{worst_site[0]}: given equal input, its output differs from the hook's by {worst_site[1]:.2e}, "
-            f"bound {worst_site[2]:.2e}"
-        )
-    verdict: Verdict = "failed" if reasons else "passed"
-    if not reasons and moved_too_little:
-        verdict = "inconclusive"
+    if any(_moves_too_little(entry, sixteen_bit=sixteen_bit) for entry in comparisons):
         least = min(min(entry.residual_moved, entry.logits_moved) for entry in comparisons)
-        reasons.append(
+        doubts.append(
             f"the edit moves the model by {least:.2e} only, less than {MARGIN} tolerances"
-            f"{' or the noise of ' + str(dtype).removeprefix('torch.') if sixteen_bit else ''}, so agreement "
-            "shows nothing; use a larger strength"
+            f"{f' or the noise of {dtype_name}' if sixteen_bit else ''}, so agreement shows nothing; use a larger "
+            "strength"
         )
+    chosen_by = f"the hooked base in {'float32' if sixteen_bit else dtype_name}"
     return ForwardCertificate(
-        verdict,
-        tuple(reasons),
-        str(dtype).removeprefix("torch."),
+        "failed" if failures else "inconclusive" if doubts else "passed",
+        tuple(failures or doubts),
+        dtype_name,
         prompts,
         tuple(comparisons),
-        greedy_equal,
+        {entry.batch_size: entry.equal / entry.prompts for entry in greedy},
         new_tokens,
         reference.last_only_difference,
-        worst_site,
+        site,
+        RoutingFigures(chosen_by, tuple(routers), greedy) if routers else None,
     )
 
 
-def _comparable_maps(base: ModelFolder, lowering: Lowering) -> list[str]:
-    """Paths of the edited modules that, given the hooked one's input, must give its output.
-
-    Not where hidden units were added, whose values would have to be in that input, nor where the edit reads more than
-    that, nor where the site got edits of the residual stream as well. The comparison of the whole model sees those.
-    """
-    architecture, plan = base.architecture, lowering.plan
-    reads_block = {edit.site for edit in plan.edits if edit.reads == "block"}
-    # Modules that get a batch flattened cannot tell its last rows by themselves.
-    last = {edit.site for edit in plan.edits if edit.positions == "last"} if architecture.flattens else set()
-
-    # Residual edits that became the writers'.
-    joined = {
-        fold.slot.site
-        for fold in lowering.folds
-        if sum(len(group.edits) for group in fold.groups) > sum(edit.site == fold.slot.site for edit in plan.edits)
-    }
-
-    def keeps_its_shape(site: Site) -> bool:
-        before, after = find_slot(base, site), find_slot(lowering.home, site)
-        return (before.d_out, before.d_in) == (after.d_out, after.d_in)
-
-    return [
-        architecture.module_path(site)
-        for site in plan.sites
-        if site.kind in architecture.sites and site not in reads_block | last | joined and keeps_its_shape(site)
-    ]
-
-
-@torch.no_grad()
-def _worst_site(baked: PreTrainedModel, sites: dict[str, list[SiteRecord]]) -> tuple[str, float, float] | None:
-    tolerance = SITE_TOLERANCE[baked.dtype]
-    errors = {
-        path: relative_error(
-            torch.cat([baked.get_submodule(path)(record.input).flatten() for record in records]),
-            torch.cat([record.output.flatten() for record in records]),
-        )
-        for path, records in sites.items()
-    }
-    if not errors:
-        return None
-    path = max(errors, key=lambda name: errors[name])
-    return path, errors[path], tolerance
+def _moves_too_little(entry: Comparison, *, sixteen_bit: bool) -> bool:
+    """Whether a bake that does nothing could pass; in 16 bits the dtype's own noise must not hide the edit either."""
+    for moved, bound in ((entry.residual_moved, entry.residual_bound), (entry.logits_moved, entry.logits_bound)):
+        noise = bound / SIXTEEN_BIT_FACTOR if sixteen_bit else 0.0
+        if not moved >= max(MARGIN * END_TO_END_TOLERANCE, noise):
+            return True
+    return False

@@ -1,12 +1,15 @@
-"""What the forward level records of a model: residual stream, logits, sites, greedy tokens."""
+"""What the forward level records of a model: residual stream, logits, sites, greedy tokens, the routers' choices."""
 
 from __future__ import annotations
 
+import math
+import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from transformers import GenerationConfig
 
+from alignez_bake.certificate.routing import Generated, RouterCalls, Routing, routing_of, watched_routers
 from alignez_bake.language_model.batching import PaddedBatch, left_padded
 from alignez_bake.language_model.loading import quiet_transformers
 from alignez_bake.language_model.sampling import no_inherited_settings
@@ -29,10 +32,18 @@ class Outputs(NamedTuple):
     Attributes:
         residual: what the last layer leaves, before the final norm, at every token, [tokens, d].
         logits: at the last 16 tokens of each prompt, [prompts · 16, vocabulary].
+        routing: what the routers gave; None without experts.
     """
 
     residual: torch.Tensor
     logits: torch.Tensor
+    routing: Routing | None = None
+
+    @property
+    def router_logits(self) -> torch.Tensor:
+        """Of every expert, by every router at every token; only of a model that has experts."""
+        assert self.routing is not None
+        return torch.cat([of_prompt.flatten() for of_prompt in self.routing.logits])
 
 
 class SiteRecord(NamedTuple):
@@ -40,6 +51,16 @@ class SiteRecord(NamedTuple):
 
     input: torch.Tensor
     output: torch.Tensor
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """‖found - expected‖ / ‖expected‖, Frobenius, in fp64; the largest float stands for an infinite or undefined one.
+
+    Certificates are JSON, which has no infinity.
+    """
+    expected64 = expected.double()
+    error = float((found.double() - expected64).norm() / expected64.norm())
+    return error if math.isfinite(error) else sys.float_info.max
 
 
 def batches(prompts: Sequence[Sequence[int]], batch_size: int, device: torch.device) -> list[PaddedBatch]:
@@ -56,8 +77,19 @@ def record_outputs(
     advance: Advance,
     *,
     logit_positions: int = LOGIT_POSITIONS,
+    replay: Routing | None = None,
 ) -> Outputs:
-    """Residual stream and the logits at the last positions of every prompt, in left-padded batches."""
+    """Residual stream and the logits at the last positions of every prompt, in left-padded batches.
+
+    Args:
+        model: the causal language model.
+        architecture: where its layers and routers lie.
+        prompts: token ids.
+        batch_size: prompts in a batch.
+        advance: counts prompts.
+        logit_positions: number of last positions.
+        replay: of a run of the same prompts in the same batches, whose experts this one takes; its own unless given.
+    """
     residuals: list[torch.Tensor] = []
     logits: list[torch.Tensor] = []
     leaving: list[torch.Tensor] = []
@@ -66,17 +98,22 @@ def record_outputs(
         leaving[:] = [output[0] if isinstance(output, tuple) else output]
 
     # Not the final norm's input: opt-350m has no final norm.
-    last_layer = len(model.get_submodule(architecture.layers)) - 1
-    handle = model.get_submodule(architecture.layer_path(last_layer)).register_forward_hook(keep)
+    layers = len(model.get_submodule(architecture.layers))
+    routers = architecture.router_paths(layers)
+    routed: list[RouterCalls] = []
+    padded = batches(prompts, batch_size, model.device)
+    handle = model.get_submodule(architecture.layer_path(layers - 1)).register_forward_hook(keep)
     try:
-        for batch in batches(prompts, batch_size, model.device):
-            result = model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                use_cache=False,
-                logits_to_keep=logit_positions,
-            )
+        for number, batch in enumerate(padded):
+            with watched_routers(model, routers, None if replay is None else replay.batches[number]) as calls:
+                result = model(
+                    input_ids=batch.input_ids,
+                    attention_mask=batch.attention_mask,
+                    position_ids=batch.position_ids,
+                    use_cache=False,
+                    logits_to_keep=logit_positions,
+                )
+            routed.append(calls)
             real = batch.attention_mask.bool()
             residuals.append(leaving[0][real].cpu())
             # opt of transformers 4.57 gives every position, whatever it is asked for.
@@ -84,7 +121,8 @@ def record_outputs(
             advance(real.shape[0])
     finally:
         handle.remove()
-    return Outputs(torch.cat(residuals), torch.cat(logits))
+    routing = routing_of(routed, [batch.attention_mask for batch in padded])
+    return Outputs(torch.cat(residuals), torch.cat(logits), routing)
 
 
 @torch.no_grad()
@@ -117,21 +155,31 @@ def record_sites(
 
 @torch.no_grad()
 def greedy_tokens(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], batch_size: int, new_tokens: int, advance: Advance
-) -> list[list[int]]:
+    model: PreTrainedModel,
+    architecture: Architecture,
+    prompts: Sequence[Sequence[int]],
+    batch_size: int,
+    advance: Advance,
+    *,
+    new_tokens: int,
+) -> Generated:
     """Exactly `new_tokens` greedy tokens after each prompt, past any EOS, with a KV cache and left padding."""
     config = GenerationConfig(
         do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0, use_cache=True
     )
-    results: list[list[int]] = []
-    for batch in batches(prompts, batch_size, model.device):
-        with quiet_transformers(), no_inherited_settings(model):
+    routers = architecture.router_paths(len(model.get_submodule(architecture.layers)))
+    routed: list[RouterCalls] = []
+    tokens: list[list[int]] = []
+    padded = batches(prompts, batch_size, model.device)
+    for batch in padded:
+        with quiet_transformers(), no_inherited_settings(model), watched_routers(model, routers) as calls:
             ids = model.generate(
                 inputs=batch.input_ids,
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
                 generation_config=config,
             )
-        results.extend(ids[:, batch.input_ids.shape[1] :].tolist())
+        routed.append(calls)
+        tokens.extend(ids[:, batch.input_ids.shape[1] :].tolist())
         advance(len(batch.input_ids))
-    return results
+    return Generated(tokens, routing_of(routed, [batch.attention_mask for batch in padded]))

@@ -15,6 +15,7 @@ from alignez_bake.report.card_metadata import card_yaml, read_base_card
 from alignez_bake.report.loading_text import intro, loading
 from alignez_bake.report.markdown import code, escaped, fenced, table
 from alignez_bake.report.record import tool_name
+from alignez_bake.report.tables import routing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -159,6 +160,8 @@ def _figures(level: LevelCertificate) -> Iterator[tuple[str, str, str]]:
             if None not in (moved, error, bound):
                 text = f"error {_shown(error)} (bound {_shown(bound)}), the edit moves {_shown(moved)}"
                 yield level.level, f"{what}, batch {entry.get('batch_size')}", text
+    for name, text in routing_rows(figures.get("routing")):
+        yield level.level, name, text
     shares = figures.get("greedy", {}).get("equal_share", {})
     for batch, share in shares.items():
         yield level.level, f"{figures['greedy'].get('tokens')} greedy tokens equal, {batch}", f"{share:.0%}"

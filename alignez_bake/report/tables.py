@@ -91,6 +91,7 @@ def _main_figures(figures: dict[str, Any]) -> list[tuple[str, str]]:
         for entry in figures["comparisons"]
         for name in ("residual", "logits")
     ]
+    rows += routing_rows(figures["routing"])
     if figures["worst_site"] is not None:
         site = figures["worst_site"]
         rows.append(("worst site", f"{site['module']}: {site['error']:.1e} (bound {site['tolerance']:.1e})"))
@@ -99,6 +100,22 @@ def _main_figures(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(
         ("last position only instead", f"logits after the prompts differ by {figures['last_only_difference']:.1e}")
     )
+    return rows
+
+
+def routing_rows(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """What the certificate states of a mixture of experts, name and value; nothing of a dense model."""
+    if figures is None:
+        return []
+    rows = [("experts", f"chosen by {figures['chosen_by']} in all compared runs")]
+    for entry, greedy in zip(figures["comparisons"], figures["greedy"], strict=True):
+        batch = f"batch {entry['batch_size']}"
+        flipped = round(entry["flipped_share"] * entry["choices"])
+        agreement = f"routers' logits error {entry['logits_error']:.1e} (bound {entry['logits_bound']:.1e})"
+        flips = f"{flipped} of {entry['choices']} would have been others"
+        rows.append((f"choices of experts, {batch}", f"{flips}; {agreement}"))
+        left_out = f"{greedy['left_out']} of {greedy['prompts']} prompts"
+        rows.append((f"greedy tokens differ after a flipped choice, {batch}", left_out))
     return rows
 
 

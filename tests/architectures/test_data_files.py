@@ -153,6 +153,24 @@ def test_a_mixture_of_experts_is_the_weighed_sum_of_the_maps_that_its_files_name
     assert relative(output, expected) < 1e-12
 
 
+def test_routers_decide_what_the_experts_get(live):
+    model, architecture = live
+    routers = architecture.router_paths(2)
+    experts = [name for name, _ in model.named_modules() if name.endswith(".experts")]
+    assert len(routers) == len(experts)
+    made, given = [], []
+    for router, block in zip(routers, experts, strict=True):
+        model.get_submodule(router).register_forward_hook(lambda _module, _args, output: made.append(output))
+        model.get_submodule(block).register_forward_pre_hook(lambda _module, args: given.append(args))
+    with torch.no_grad():
+        model(ids(), use_cache=False)
+    assert len(made) == len(given) == len(routers)
+    for (logits, weights, indices), (_, chosen, weighed) in zip(made, given, strict=True):
+        assert logits.shape == (ids().numel(), model.config.num_local_experts)
+        assert chosen is indices
+        assert weighed is weights
+
+
 def test_a_gate_is_the_half_that_the_activation_reads(live):
     model, architecture = live
     if "mlp_gate" not in architecture.sites:

@@ -12,6 +12,7 @@ import torch
 
 from alignez_bake.certificate.forward import _Found, _judge, _Reference, certify_forward
 from alignez_bake.certificate.forward_passes import Outputs
+from alignez_bake.certificate.routing import Generated
 from alignez_bake.commands.bake import bake
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
@@ -68,6 +69,7 @@ def test_what_a_certificate_says(llama):
     certificate = certified(*llama)
     assert certificate.verdict == "passed", certificate.reasons
     figures = json.loads(json.dumps(certificate.to_json(), allow_nan=False))
+    assert figures["routing"] is None
     assert figures["prompts"]["count"] == 32
     assert (figures["prompts"]["shortest"], figures["prompts"]["longest"]) == (16, 32)
     assert "neutral texts" in figures["prompts"]["source"]
@@ -164,9 +166,9 @@ def outputs(shift=0.0):
 
 
 def judged(dtype, *, found=0.0, hooked=0.0, moved=0.5, greedy=(1, 2), worst=None, same_keys=True):
-    tokens = {1: [[1, 2]], 8: [[1, 2]]}
+    tokens = {size: Generated([[1, 2]]) for size in (1, 8)}
     return _judge(
-        _Found(outputs(found), {1: [list(greedy)], 8: [[1, 2]]}, worst, same_keys),
+        _Found(outputs(found), {1: Generated([list(greedy)]), 8: Generated([[1, 2]])}, worst, same_keys),
         _Reference(outputs(hooked), outputs(), outputs(moved), tokens, {}, 0.1),
         dtype,
         prompts={},
