@@ -70,7 +70,9 @@ def read_config(path: Path) -> dict[str, Any]:
         raise BadInputError(f"{file} has {file.stat().st_size} bytes: a config has at most {_MAX_CONFIG_BYTES}")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        # Half of a surrogate pair, as an escape, passes the parser, but no result could hold it.
+        json.dumps(config, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:  # no text, no JSON, integers of thousands of digits
         raise BadInputError(f"{file} is no JSON file: {error}") from None
     if not isinstance(config, dict):
         raise BadInputError(f"{file} holds no JSON object")

@@ -30,6 +30,8 @@ _WEIGHT_SUFFIXES: Final = (
     ".onnx",
     ".onnx_data",
 )
+# transformers, where peft is installed, takes the base that it names instead of the weights beside it.
+_ADAPTER_CONFIG: Final = "adapter_config.json"
 _FOLDERS_LEFT: Final = {".git": "version control", ".cache": "a download cache", OURS: "the record of an earlier bake"}
 DTYPE_KEYS: Final = ("dtype", "torch_dtype")
 
@@ -98,6 +100,8 @@ def _sort_folder(
             continue
         if name in _FOLDERS_LEFT:
             skipped.append(SkippedFile(f"{name}/", _FOLDERS_LEFT[name]))
+        elif name == _ADAPTER_CONFIG:
+            skipped.append(SkippedFile(name, "it makes loaders take another base than the edited one"))
         elif source.name.endswith(_WEIGHT_SUFFIXES):
             skipped.append(SkippedFile(name, "it holds weights that were not edited"))
         else:

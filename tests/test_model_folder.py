@@ -55,6 +55,8 @@ def test_a_file_is_no_model(tmp_path):
         ("[1]", "holds no JSON object"),
         ("[" * 100_000, "is no JSON file"),
         (b"\xff\xfe", "is no JSON file"),
+        ('{"model_type": "llama", "note": "\\ud800"}', "is no JSON file"),
+        (f'{{"model_type": "llama", "note": {"1" * 5000}}}', "is no JSON file"),
         ("{}", "no model_type"),
         ('{"model_type": "bert"}', "'bert' is not described here; described are gemma2, gpt2"),
         ('{"model_type": "llama"}', "num_hidden_layers = None"),
@@ -116,6 +118,7 @@ def test_integer_weights_at_a_site_are_refused(folder):
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(folder, change, reason):
+    change_config(folder, attention_bias=True)
     rewrite_names(folder, lambda tensors: tensors | change)
     with pytest.raises(BadInputError, match=reason):
         find_slot(open_model_folder(folder), Site("attn_write", 0))

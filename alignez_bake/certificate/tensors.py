@@ -18,12 +18,14 @@ from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict
 from alignez_bake.exporters.base_files import DTYPE_KEYS, base_files, code_files
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.dtype import FILE_DTYPES as DTYPE_NAMES
+from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.lowering.fold import Delivery, delivery
 from alignez_bake.progress import NoProgress
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 _TIE_WIDTH: Final = 1e-4
 _FP64_TOLERANCE: Final = 1e-12
 _NAMES_SHOWN: Final = 5
+_ABSENT: Final = object()
+_OWN_FILES: Final = ("config.json", "README.md")
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,8 @@ def _same_rounded(expected: NDArray[Any], stored: NDArray[Any]) -> bool:
 
 def _config_reasons(expected: Mapping[str, Any], result: ModelFolder) -> list[str]:
     keys = (set(expected) | set(result.config)) - set(DTYPE_KEYS)
-    changed = sorted(key for key in keys if expected.get(key) != result.config.get(key))
+    # An entry of null is not an absent one: mistral's sliding_window is 4096 where config.json does not say.
+    changed = sorted(key for key in keys if expected.get(key, _ABSENT) != result.config.get(key, _ABSENT))
     return [f"config.json is not what it must be in {_listed(changed)}"] if changed else []
 
 
@@ -240,10 +245,24 @@ def _file_reasons(base: ModelFolder, result: ModelFolder, written: Mapping[str, 
     for name, text in written.items():
         if not (result.path / name).is_file() or (result.path / name).read_bytes() != text.encode("utf-8"):
             reasons.append(f"{name} is not what is written for these edits")
-    foreign = sorted(set(code_files(result.path)) - {*copied.values(), *written})
-    if foreign:
-        reasons.append(f"{len(foreign)} code file(s) are neither the base's nor the edits': {_listed(foreign)}")
+    expected = {*copied.values(), *written, *_OWN_FILES, *result.tensors.files}
+    if result.tensors.index is not None:
+        expected.add(result.tensors.index.name)
+    if foreign := sorted(_loadable_files(result.path) - expected):
+        reasons.append(f"{len(foreign)} file(s) are neither the base's nor the edits': {_listed(foreign)}")
     return reasons
+
+
+def _loadable_files(folder: Path) -> set[str]:
+    """All files that a loader may look for, and all code.
+
+    One more can make another model of the same weights: an adapter_config.json sends transformers to another base, a
+    further .safetensors is loaded by some servers, a chat template changes every prompt. Nobody loads hidden files,
+    such as the hub's .gitattributes, nor the record of the bake.
+    """
+    names = {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    visible = {name for name in names if name.parts[0] != OURS and not name.parts[0].startswith(".")}
+    return {*(name.as_posix() for name in visible), *code_files(folder)}
 
 
 def _dtype_reasons(contents: CheckpointContents, result: ModelFolder, names: list[str]) -> list[str]:

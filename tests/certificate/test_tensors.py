@@ -155,6 +155,37 @@ def test_a_changed_tokenizer_is_found(baked, mutant, change):
     assert "tokenizer.json" in level.reasons[0]
 
 
+def test_an_entry_of_null_that_is_left_out_is_found(tmp_path, save_tiny):
+    base = save_tiny("mistral", tmp_path / "base")
+    plan = plan_for(base)
+    result = bake(base, plan, tmp_path / "out").path
+    config = json.loads((result / "config.json").read_text())
+    assert config.pop("sliding_window") is None
+    (result / "config.json").write_text(json.dumps(config))
+    level = certify(base, result, plan)
+    assert level.verdict == "failed"
+    assert "sliding_window" in level.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_config.json", "extra.safetensors", "chat_template.jinja", "onnx/model.onnx", "more.py"]
+)
+def test_a_file_that_a_loader_may_take_is_found(baked, mutant, name):
+    (mutant / name).parent.mkdir(exist_ok=True)
+    (mutant / name).write_text("{}")
+    level = certify(baked[0], mutant, baked[2])
+    assert level.verdict == "failed"
+    assert level.reasons == (f"1 file(s) are neither the base's nor the edits': {name}",)
+
+
+def test_files_that_no_loader_takes_may_come(baked, mutant):
+    (mutant / ".gitattributes").write_text("")
+    (mutant / ".cache").mkdir()
+    (mutant / ".cache" / "lock").write_text("")
+    (mutant / "alignez" / "report.html").write_text("")
+    assert certify(baked[0], mutant, baked[2]).verdict == "passed"
+
+
 def test_a_config_that_rounds_a_wider_result_again_is_found(tmp_path, save_tiny):
     base = save_tiny("llama", tmp_path / "base", dtype=torch.bfloat16)
     plan = plan_for(base)

@@ -136,7 +136,7 @@ MUTATIONS = {
     ),
     "another code file": (
         lambda out: (out / "other.py").write_text("x = 1\n"),
-        r"1 code file\(s\) are neither the base's nor the edits': other\.py",
+        r"1 file\(s\) are neither the base's nor the edits': other\.py",
     ),
     "the tokenizer's config": (
         of_json("tokenizer_config.json", lambda config: config.update(tokenizer_class="Qwen2TokenizerFast")),

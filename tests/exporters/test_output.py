@@ -112,6 +112,14 @@ def test_other_copies_of_the_weights_are_left_out_and_named(base, tmp_path, caps
     assert all(f"Left out: {name}" in printed.replace("\n", " ") for name in OTHER_WEIGHTS)
 
 
+def test_a_bases_adapter_config_is_left_out(base, tmp_path):
+    (base / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somebody/else"}))
+    result = bake(base, plan_for(base), tmp_path / "out")
+    assert result.verdict == "passed"
+    assert [name for name, _ in result.skipped] == ["adapter_config.json"]
+    assert not (result.path / "adapter_config.json").exists()
+
+
 def test_nested_files_are_kept(base, tmp_path):
     (base / "assets" / "deep").mkdir(parents=True)
     (base / "assets" / "deep" / "README.md").write_text("nested")
