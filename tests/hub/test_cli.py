@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.hub.command_line import Filled, cli, filled_hub, in_hub, refusal
+from tests.hub.command_line import CLOSED, Filled, cli, filled_hub, in_hub, refusal
 from tests.hub.conftest import Ran, files_of, run_python
 from tests.hub.local_hub import OWNER
 
@@ -98,6 +98,7 @@ def test_verify_finds_a_base_of_the_hub_by_itself(aligned, filled, tmp_path):
         (filled.hub.env(), ()),
         (filled.hub.env(), ("--model", "user/base")),
         (filled.hub.env(HF_HUB_OFFLINE="1"), ()),
+        (filled.hub.env(HF_ENDPOINT=CLOSED), ()),
         (filled.hub.env(home="another machine"), ()),
     ):
         ran = cli(env, *verify, *model, cwd=tmp_path)
