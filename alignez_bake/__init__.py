@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from alignez_bake.commands.fit import fit as fit
     from alignez_bake.commands.inspect import inspect as inspect
     from alignez_bake.commands.pairs import pairs as pairs
+    from alignez_bake.commands.push import push as push
     from alignez_bake.commands.verify import verify as verify
     from alignez_bake.edit import Edit as Edit
     from alignez_bake.edit_file import read_edits as read_edits
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 _PLACES = {
     **{
         name: f"commands.{name}"
-        for name in ["align", "bake", "compare", "explain", "fit", "inspect", "pairs", "verify"]
+        for name in ["align", "bake", "compare", "explain", "fit", "inspect", "pairs", "push", "verify"]
     },
     "Edit": "edit",
     "EditPlan": "edit_plan",
@@ -48,6 +49,7 @@ __all__ = [
     "fit",
     "inspect",
     "pairs",
+    "push",
     "read_edits",
     "verify",
     "write_edits",

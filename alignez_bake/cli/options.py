@@ -13,7 +13,11 @@ Model = Annotated[
 ]
 OptionalModel = Annotated[
     Path | None,
-    typer.Option("--model", metavar="BASE", help="Folder of the base model; where it lay at baking if left out."),
+    typer.Option(
+        "--model",
+        metavar="BASE",
+        help="The base: a folder, or USER/REPO[@REVISION] on the hub; where it lay at baking if left out.",
+    ),
 ]
 Objective = Annotated[
     str,

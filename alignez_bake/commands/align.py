@@ -189,12 +189,12 @@ def align(
         gated=gated,
         top_layers=top_layers,
     )
-    code = trust_remote_code and not require_fold
     if not linearise and "insert" in exporter.routes:
-        check_ways(settings, base, code=code)
+        check_ways(settings, base, code=trust_remote_code and not require_fold)
     if not linearise:
         # What the artefact cannot carry is refused now: the edits' values do not matter to that.
-        lower(probe_plan(settings, base), base, exporter, code=code).require_complete()
+        probe = probe_plan(settings, base)
+        lower(probe, base, exporter, code=trust_remote_code, require_fold=require_fold).require_complete()
     check_space(out, exporter.bytes_needed(base, lower(EditPlan(()), base, exporter), export_settings))
     plan = _plan(out, asked, settings, base.architecture)
     if dry_run:

@@ -11,7 +11,7 @@ from alignez_bake.certificate.verdict import Certified, LevelCertificate, worst
 from alignez_bake.edit_file import read_edits
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.exporters.dtype import file_dtype
+from alignez_bake.exporters.dtype import check_dtype, file_dtype
 from alignez_bake.exporters.output_folder import OURS, check_output, check_space, publish, staged_output
 from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named, formats_that_carry
@@ -136,28 +136,37 @@ def bake(
         plan = plan.with_weights(weights)
     check_base(plan, base, allow_other_base=allow_other_base)
     exporter = exporter_named(artefact)
-    settings, stored = ExportSettings(dtype=dtype, base_name=str(model)), file_dtype(dtype)
+    settings = ExportSettings(dtype=check_dtype(dtype), base_name=str(model))
     check_level_of(exporter, verify)
+
+    def decided(chosen: EditPlan) -> Lowering:
+        """The way of every edit, all of them carried."""
+        lowering = lower(
+            chosen, base, exporter, code=trust_remote_code, require_fold=require_fold, dtype=file_dtype(dtype)
+        )
+        if lowering.refused:
+            lowering.require_complete(formats_for(lowering, base))
+        exporter.check(base, lowering, settings)
+        return lowering
+
     refit = None
     if linearise or refit_block:
         # Runs the base, which the rest of a bake does without.
-        from alignez_bake.commands.refitting import refitted  # noqa: PLC0415
+        from alignez_bake.commands.refitting import expected_plan, refitted  # noqa: PLC0415
 
+        kind = _refit_kind(linearise=linearise, refit_block=refit_block)
+        decided(expected_plan(base, plan, kind))  # so that what cannot be carried is refused before the base runs
         refit = refitted(
             base,
             plan,
-            _refit_kind(linearise=linearise, refit_block=refit_block),
+            kind,
             device=device,
             trust_remote_code=trust_remote_code,
             batch_size=batch_size,
             progress=progress,
         )
         plan = refit.plan
-    code = trust_remote_code and not require_fold
-    lowering = lower(plan, base, exporter, code=code, dtype=stored)
-    if lowering.refused:
-        lowering.require_complete(formats_for(lowering, base))
-    exporter.check(base, lowering, settings)
+    lowering = decided(plan)
     check_space(out, exporter.bytes_needed(base, lowering, settings) + _SPARE_BYTES)
     if dry_run:
         return BakeResult(out, (), lowering, (), refit)

@@ -6,8 +6,10 @@ This is the one part of a bake that runs the base, to record what the edits read
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.evaluation.drift import kl_on_texts
@@ -23,6 +25,7 @@ from alignez_bake.refit.linearise import linearise
 if TYPE_CHECKING:
     from typing import Literal
 
+    from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
@@ -68,6 +71,40 @@ class Refitted:
             "kl_original_to_base": self.kl_edit,
             "edits": [report.to_json() for report in self.reports],
         }
+
+
+def expected_plan(base: ModelFolder, plan: EditPlan, kind: RefitKind) -> EditPlan:
+    """A plan of the form that a refit will give, with values that mean nothing: to see whether it finds a way.
+
+    Args:
+        base: the base.
+        plan: the original edits.
+        kind: how they are to be made to fold.
+
+    Raises:
+        BadInputError: an edit of the last position, which neither weights nor hidden units can tell from others.
+    """
+    if last := [str(edit.site) for edit in plan.edits if edit.positions == "last"]:
+        raise BadInputError(
+            f"the edit at {last[0]} acts at the last position alone, and what a refit gives acts at all: bake it as an "
+            "inserted module"
+        )
+
+    def linear(edit: Edit) -> Edit:
+        if edit.gate == "identity":
+            return edit
+        at_home = constant_has_home(base, edit.site)
+        ones = np.ones(edit.rank, np.float32) if at_home else None
+        return replace(edit, gate="identity", offset=ones, bias=edit.bias if at_home else None)
+
+    def of_the_block(edit: Edit) -> Edit:
+        if edit.site.kind != "mlp_write" or edit.right is None or edit.positions != "all":
+            return edit
+        # What enters the MLP is as wide as what it writes.
+        return replace(edit, reads="block", right=np.ones((edit.d_out, edit.rank), np.float32))
+
+    change = linear if kind == "linearised" else of_the_block
+    return replace(plan, edits=tuple(change(edit) for edit in plan.edits))
 
 
 def refitted(

@@ -53,9 +53,10 @@ class _SiteWay:
 
 
 class _Options(NamedTuple):
-    """As `lower`."""
+    """As `lower`; `code` is what is left of it where folding is required."""
 
     code: bool
+    require_fold: bool
     dtype: str | None
 
 
@@ -65,6 +66,7 @@ def lower(
     target: Target,
     *,
     code: bool = False,
+    require_fold: bool = False,
     dtype: str | None = None,
 ) -> Lowering:
     """Decide for each edit how it goes into the artefact `target`. Nothing is read but headers.
@@ -74,6 +76,7 @@ def lower(
         model: the base.
         target: the exporter.
         code: whether the artefact may need a code file of its own, that is, inserted modules.
+        require_fold: whether it must not, whatever `code` says.
         dtype: file dtype that the weights will have, such as "F16", if it is not the base's.
 
     Returns:
@@ -81,7 +84,7 @@ def lower(
     """
     if not {"rehome", "insert"} & target.routes:
         return _carried(plan, model, target)
-    options = _Options(code, dtype)
+    options = _Options(code and not require_fold, require_fold, dtype)
     moved = moved_to_writers(plan, model)
     lowering = _lowered(plan, model, target, _entries(plan, moved), options)
     if moved and any(
@@ -140,7 +143,7 @@ def _lowered(plan: EditPlan, model: ModelFolder, target: Target, entries: list[_
         _dials(plan, [entry.edit for entry in entries]),
         dtype=options.dtype,
     )
-    ways = [_settled(way, home, target, code=options.code) for way in ways]
+    ways = [_settled(way, home, target, options) for way in ways]
 
     folding = [
         part
@@ -189,7 +192,7 @@ def _lacks_a_bias(edit: Edit) -> bool:
     return edit.is_linear and edit.reads != "block" and edit.has_constant
 
 
-def _settled(way: _SiteWay, home: Home, target: Target, *, code: bool) -> _SiteWay:
+def _settled(way: _SiteWay, home: Home, target: Target, options: _Options) -> _SiteWay:
     """The way after it is known what the new home offers and what the target carries."""
     route, reason = way.route, way.reason
     if route == "rehome":
@@ -200,8 +203,9 @@ def _settled(way: _SiteWay, home: Home, target: Target, *, code: bool) -> _SiteW
         reason = f"{reason}; {refusal.reason}" if refusal is not None else reason
     if route == "insert" and "insert" not in target.routes:
         return _SiteWay(way.site, way.entries, way.slot, "refuse", reason)
-    if route == "insert" and not code:
-        reason = f"{reason}; it needs an inserted module, a small code file in the result: --trust-remote-code"
+    if route == "insert" and not options.code:
+        way_out = "--require-fold rules that out" if options.require_fold else "--trust-remote-code allows it"
+        reason = f"{reason}; it needs an inserted module, a small code file in the result: {way_out}"
         return _SiteWay(way.site, way.entries, way.slot, "refuse", reason)
     return _SiteWay(way.site, way.entries, way.slot, route, reason)
 
