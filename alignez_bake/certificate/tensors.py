@@ -134,8 +134,8 @@ def certify_tensors(
             f"{MIN_DELIVERED_SHARE}: {_listed(lost)}; use a larger strength, or --dtype float32"
         )
     verdict: Verdict = "failed" if reasons else "passed"
-    if not reasons and not shares and not any(array.any() for array in contents.added.values()):
-        verdict, reasons = "inconclusive", ["the edits change no tensor, so nothing shows that they were applied"]
+    if not reasons and not shares and not _inserts_act(lowering):
+        verdict, reasons = "inconclusive", ["the edits change nothing, so nothing shows that they were applied"]
     dtypes = {result.tensors.entry(name).dtype for name in stored_names}
     changed = dtypes != {contents.home.tensors.entry(name).dtype for name in stored_names}
     return TensorsCertificate(
@@ -145,6 +145,24 @@ def certify_tensors(
         len(common) - len(deliveries) - len(contents.added),
         len(contents.added),
         "/".join(sorted(dtypes)) if changed else None,
+    )
+
+
+def _inserts_act(lowering: Lowering) -> bool:
+    """Whether any inserted edit adds something to some input, in the fp32 in which it runs."""
+    groups = [group for insert in lowering.inserts for group in insert.groups]
+    return any(
+        abs(group.weight * edit.strength) >= np.finfo(np.float32).smallest_subnormal
+        and (
+            (edit.bias is not None and bool(edit.bias.any()))
+            or (
+                edit.left is not None
+                and bool(edit.left.any())
+                and any(array is not None and array.any() for array in (edit.right, edit.offset))
+            )
+        )
+        for group in groups
+        for edit in group.edits
     )
 
 

@@ -170,7 +170,8 @@ def _units(edit: Edit, strength: float, activation: str, scale: float) -> _Units
     if edit.gate == "identity":
         both = (np.concatenate([right, -right]), np.concatenate([offset, -offset]), np.hstack([left, -left]))
         return _Units(*both, 1.0, constant, 0.0, _EXACT_IDENTITY)
-    total = float(np.linalg.norm(left, axis=0).sum())
+    with np.errstate(over="ignore"):  # writing refuses what the dtype cannot hold
+        total = float(np.linalg.norm(left, axis=0).sum())
     error = RELU_ERRORS[activation]
     scale = 1.0 if error == 0.0 else scale
     how = _EXACT_RELU if error == 0.0 else f"relu(t) as {activation}(βt)/β, β = {scale:g}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -224,6 +225,18 @@ def test_edits_that_change_nothing_are_inconclusive(baked, tmp_path):
     assert result.verdict == "inconclusive"
     assert result.path == tmp_path / "out.failed"
     assert result.levels[0].lowest_share is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "dial"), [({"strength": 0.0}, 1.0), ({"strength": 1e-60}, 1.0), ({}, 0.0), ({"right": 0.0}, 1.0)]
+)
+def test_modules_that_add_nothing_are_inconclusive(changes, dial, baked, tmp_path):
+    (edit, *_) = baked[2].edits
+    edit = replace(edit, gate="relu", objective="a")
+    changes = changes | ({"right": np.zeros_like(edit.right)} if "right" in changes else {})
+    assert bake(baked[0], EditPlan((edit,)), tmp_path / "acting", trust_remote_code=True).verdict == "passed"
+    plan = EditPlan((replace(edit, **changes),), {"a": dial})
+    assert bake(baked[0], plan, tmp_path / "out", trust_remote_code=True).verdict == "inconclusive"
 
 
 def folded(exact, base=None):
