@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from alignez_bake.errors import BadInputError
+from alignez_bake.hub.download import cached_repo
+from alignez_bake.hub.repo_id import RepoId
+from alignez_bake.report.record import recorded_base
 from tests.hub.command_line import CLOSED, Filled, cli, filled_hub, in_hub, refusal
 from tests.hub.conftest import Ran, files_of, run_python
 from tests.hub.local_hub import OWNER
@@ -109,6 +113,32 @@ def test_verify_finds_a_base_of_the_hub_by_itself(aligned, filled, tmp_path):
     named = f"user/base@{filled.new}"
     line = refusal(cli(filled.hub.env(home="empty", HF_HUB_OFFLINE="1"), *verify))
     assert f"{named} cannot be reached: HF_HUB_OFFLINE is set, and it is not in the local cache" in line
+
+
+@pytest.mark.parametrize(
+    "place", [{"repo": "a/b/c"}, {"repo": "user/base", "commit": "a b"}, {"repo": 3, "commit": "c"}]
+)
+def test_a_record_that_names_no_repository_is_refused(place, result, tmp_path):
+    out = shutil.copytree(result, tmp_path / "aligned")
+    record = record_of(out)
+    record["base"] = {name: value for name, value in record["base"].items() if name != "path"} | place
+    (out / "alignez" / "alignez.json").write_text(json.dumps(record))
+    with pytest.raises(BadInputError, match="name it with --model BASE"):
+        recorded_base(out)
+
+
+def test_only_a_snapshot_of_the_cache_is_a_base_of_the_hub(tmp_path):
+    commit = "0123456789abcdef" * 2 + "01234567"
+    cached = tmp_path / "models--user--re.po" / "snapshots" / commit
+    assert cached_repo(cached) == RepoId("user/re.po", commit)
+    for repo, kind, name in (
+        ("models--user--re.po", "other", commit),
+        ("models--user--re.po", "snapshots", "main"),
+        ("models--user", "snapshots", commit),
+        ("models--user--re--po", "snapshots", commit),
+        ("datasets--user--re.po", "snapshots", commit),
+    ):
+        assert cached_repo(tmp_path / repo / kind / name) is None
 
 
 # --- every kind of artefact ---------------------------------------------------------------------------------
