@@ -9,6 +9,7 @@ import numpy as np
 from alignez_bake.exporters.adapter_pairs import adapter_layout
 from alignez_bake.exporters.peft_files import (
     BASE_NAME_KEY,
+    BASE_REVISION_KEY,
     CONFIG_FILE,
     WEIGHTS_FILE,
     config_of,
@@ -172,8 +173,9 @@ def _config_reasons(base: ModelFolder, layout: AdapterLayout, out: Path) -> list
         raise BadInputError(f"{out} is no adapter: it has no {CONFIG_FILE}")
     found = parse_object(file.read_bytes(), str(file))
     # The base may be named in another way by whoever passes the adapter on.
-    expected = config_of(base, layout, str(found.get(BASE_NAME_KEY, "")))
-    differing = sorted(key for key in set(found) | set(expected) if found.get(key) != expected.get(key))
+    expected = config_of(base, layout, "")
+    compared = (set(found) | set(expected)) - {BASE_NAME_KEY, BASE_REVISION_KEY}
+    differing = sorted(key for key in compared if found.get(key) != expected.get(key))
     return [f"{CONFIG_FILE} is not what the edits ask for in {', '.join(differing)}"] if differing else []
 
 

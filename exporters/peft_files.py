@@ -18,6 +18,7 @@ import numpy as np
 from alignez_bake.exporters.adapter_pairs import Pair
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.hub.download import cached_repo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
 BASE_NAME_KEY: Final = "base_model_name_or_path"
+BASE_REVISION_KEY: Final = "revision"
 METADATA: Final = {"format": "pt"}
 
 _PREFIX: Final = "base_model.model."
@@ -42,14 +44,17 @@ def config_of(base: ModelFolder, layout: AdapterLayout, base_name: str) -> dict[
     Args:
         base: the base model.
         layout: of the adapter.
-        base_name: folder or hub id from which its users load the base.
+        base_name: folder from which its users load the base; one of the hub is named by repository and commit, since
+            PEFT takes no `user/repo@revision`.
     """
+    repo = cached_repo(base.path)
+    named = {BASE_NAME_KEY: base_name} if repo is None else {BASE_NAME_KEY: repo.repo, BASE_REVISION_KEY: repo.revision}
     maps = [module for module in layout.modules if module.parameter is None]
     experts = [module for module in layout.modules if module.parameter is not None]
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        BASE_NAME_KEY: base_name,
+        **named,
         "inference_mode": True,
         "r": layout.rank,
         "lora_alpha": layout.rank,

@@ -21,7 +21,12 @@ EXAMPLES: Final = "\b\nExamples:\n  alignez-bake inspect edits.safetensors\n  al
 
 def inspect_command(
     *,
-    path: Annotated[Path, typer.Argument(metavar="edits.safetensors|OUT", help="An edit file, or a result folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="edits.safetensors|OUT", help="An edit file, a result folder, or USER/REPO of edits on the hub."
+        ),
+    ],
     json: options.Json = False,
 ) -> None:
     """What an edit file or a result folder holds."""

@@ -249,9 +249,9 @@ def test_every_kind_is_loaded_by_its_name(pushed, filled):
         assert moved >= 100 * 1e-5, kind
 
 
-def test_an_adapter_refers_to_its_base_by_name(pushed):
+def test_an_adapter_refers_to_its_base_by_name(pushed, filled):
     config = json.loads((pushed["adapter"][0] / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"].partition("@")[0] == "user/base"
+    assert (config["base_model_name_or_path"], config["revision"]) == ("user/base", filled.old)
 
 
 # --- names of the hub in the other commands -----------------------------------------------------------------
