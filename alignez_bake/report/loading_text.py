@@ -38,7 +38,7 @@ def intro(artefact: str, base_name: str, model_type: str, edits: int, *, needs_c
     return f"These are {count} of {base}, {kinds.get(artefact, f'exported as {code(artefact)}')}."
 
 
-def loading(name: str, base_name: str, artefact: str, *, needs_code: bool) -> str:
+def loading(name: str, base_name: str, artefact: str, *, needs_code: bool, revision: str | None = None) -> str:
     """The commands that load a result.
 
     Args:
@@ -46,8 +46,10 @@ def loading(name: str, base_name: str, artefact: str, *, needs_code: bool) -> st
         base_name: of the base.
         artefact: name of the exporter.
         needs_code: whether the result brings code of its own.
+        revision: of the base, where its name is one of the hub: the artefact belongs to that commit.
     """
     folder, base = json.dumps(name, ensure_ascii=False), json.dumps(base_name, ensure_ascii=False)
+    at_commit = "" if revision is None else f", revision={json.dumps(revision)}"
     note = "The name is this folder's; on the hub it is `user/repo`."
     match artefact:
         case "checkpoint":
@@ -65,7 +67,7 @@ def loading(name: str, base_name: str, artefact: str, *, needs_code: bool) -> st
                 "from peft import PeftModel",
                 "from transformers import AutoModelForCausalLM",
                 "",
-                f"base = AutoModelForCausalLM.from_pretrained({base})",
+                f"base = AutoModelForCausalLM.from_pretrained({base}{at_commit})",
                 f"model = PeftModel.from_pretrained(base, {folder})",
                 "model = model.merge_and_unload()  # optional: an ordinary checkpoint again",
             )
@@ -75,7 +77,8 @@ def loading(name: str, base_name: str, artefact: str, *, needs_code: bool) -> st
                 "llama-cli -m base.gguf --lora adapter.gguf --control-vector control_vector.gguf",
             )
         case "edits":
-            words = ["alignez-bake", "bake", "--model", base_name, "--edits", name, "--out", "aligned"]
+            pinned = base_name if revision is None else f"{base_name}@{revision}"
+            words = ["alignez-bake", "bake", "--model", pinned, "--edits", name, "--out", "aligned"]
             return _shell(note, shlex.join(words))
         case _:
             return f"As files of the kind {code(artefact)} are loaded."

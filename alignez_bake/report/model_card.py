@@ -11,6 +11,7 @@ import shlex
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
+from alignez_bake.hub.download import cached_repo
 from alignez_bake.report.card_metadata import card_yaml, read_base_card
 from alignez_bake.report.loading_text import intro, loading
 from alignez_bake.report.markdown import code, escaped, fenced, table
@@ -70,12 +71,15 @@ def model_card(
     card = read_base_card(base.path)
     metadata = card_yaml(base, card, artefact=artefact, needs_code=needs_code, base_id=base_id, library=library)
     base_name = base_id or base.path.resolve().name
-    words = _bake_words(base_name, artefact, dtype, needs_code=needs_code)
+    repo = cached_repo(base.path)
+    revision = None if repo is None or base_id is None else repo.revision
+    pinned = base_name if revision is None else f"{base_name}@{revision}"
+    words = _bake_words(pinned, artefact, dtype, needs_code=needs_code)
     sections = [
         f"---\n{metadata}\n---",
         f"# {escaped(name)}",
         intro(artefact, base_name, base.architecture.model_type, len(lowering.plan.edits), needs_code=needs_code),
-        f"## How to load it\n\n{loading(name, base_name, artefact, needs_code=needs_code)}",
+        f"## How to load it\n\n{loading(name, base_name, artefact, needs_code=needs_code, revision=revision)}",
         f"## What was done\n\n{_done(lowering, card)}",
         f"## Certificate\n\n{_certificate(levels)}",
         f"## Limits\n\n{_limits(lowering, artefact, needs_code=needs_code)}",
