@@ -152,7 +152,8 @@ def watched_routers(model: nn.Module, paths: Sequence[str], replay: RouterCalls 
 
     Args:
         model: the causal language model; without routers (no paths) nothing is registered.
-        paths: module paths of its routers, each of which gives (logits, weights, indices) as mixtral's does.
+        paths: module paths of its routers, each of which gives three values as mixtral's does, weights and indices of
+            the chosen experts last.
         replay: the other run, with the same batch and the same calls in the same order.
 
     Yields:
@@ -165,9 +166,12 @@ def watched_routers(model: nn.Module, paths: Sequence[str], replay: RouterCalls 
 
     def watcher(path: str) -> Callable[..., tuple[torch.Tensor, ...] | None]:
         def watch(
-            _module: nn.Module, _args: object, output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+            module: nn.Module, args: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
         ) -> tuple[torch.Tensor, ...] | None:
-            logits, weights, chosen = output
+            first, weights, chosen = output
+            # `first` is the logits, or in transformers 5.0 their softmax; nothing but the auxiliary loss reads it.
+            router = module.get_parameter("weight")
+            logits = torch.nn.functional.linear(args[0].reshape(-1, router.shape[1]), router)
             call = len(calls.chosen[path])
             calls.logits[path].append(logits.cpu())
             calls.chosen[path].append(chosen.cpu())
@@ -179,7 +183,7 @@ def watched_routers(model: nn.Module, paths: Sequence[str], replay: RouterCalls 
                     "over the chosen ones: its choice cannot be replayed"
                 )
             given = replay.chosen[path][call].to(chosen.device)
-            return logits, expert_weights(logits, given).to(weights.dtype), given
+            return first, expert_weights(logits, given).to(weights.dtype), given
 
         return watch
 
