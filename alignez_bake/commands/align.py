@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alignez_bake.commands.answers import CARD_SAMPLES
 from alignez_bake.commands.bake import BakeResult, bake
 from alignez_bake.commands.fit import fitted_json
+from alignez_bake.commands.refitting import expected_plan
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.dtype import check_dtype
@@ -189,12 +190,14 @@ def align(
         gated=gated,
         top_layers=top_layers,
     )
-    if not linearise and "insert" in exporter.routes:
+    probe = probe_plan(settings, base)
+    if linearise:
+        _check_linearise(settings)
+        probe = expected_plan(base, probe, "linearised", exporter)
+    elif "insert" in exporter.routes:
         check_ways(settings, base, code=trust_remote_code and not require_fold)
-    if not linearise:
-        # What the artefact cannot carry is refused now: the edits' values do not matter to that.
-        probe = probe_plan(settings, base)
-        lower(probe, base, exporter, code=trust_remote_code, require_fold=require_fold).require_complete()
+    # What the artefact cannot carry is refused now: the edits' values do not matter to that.
+    lower(probe, base, exporter, code=trust_remote_code, require_fold=require_fold).require_complete()
     check_space(out, exporter.bytes_needed(base, lower(EditPlan(()), base, exporter), export_settings))
     plan = _plan(out, asked, settings, base.architecture)
     if dry_run:
@@ -243,6 +246,17 @@ def align(
             raise
         growing.unlink()
     return AlignResult(plan, limits.note, fitted, baked)
+
+
+def _check_linearise(settings: FitSettings) -> None:
+    """Refuse `--linearise` where it will find nothing to do, or something that no weight can do."""
+    if not settings.gated:
+        raise BadInputError("--linearise is for edits with gates, and there are none without --gated: leave it out")
+    if settings.positions != "all":
+        raise BadInputError(
+            f"--linearise: weights edit every position, so edits of --positions {settings.positions} fold no better "
+            "when they are linear: use --positions all, or leave --linearise out"
+        )
 
 
 def _plan(out: Path, asked: Asked, settings: FitSettings, architecture: Architecture) -> AlignPlan:

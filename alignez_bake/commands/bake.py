@@ -155,11 +155,14 @@ def bake(
         from alignez_bake.commands.refitting import expected_plan, refitted  # noqa: PLC0415
 
         kind = _refit_kind(linearise=linearise, refit_block=refit_block)
-        decided(expected_plan(base, plan, kind))  # so that what cannot be carried is refused before the base runs
+        decided(
+            expected_plan(base, plan, kind, exporter)
+        )  # so that what cannot be carried is refused before the base runs
         refit = refitted(
             base,
             plan,
             kind,
+            exporter,
             device=device,
             trust_remote_code=trust_remote_code,
             batch_size=batch_size,

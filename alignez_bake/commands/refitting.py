@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 
     from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.lowering.decide import Target
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
+    from alignez_bake.prompts.prompt_form import PromptForm
     from alignez_bake.refit.report import RefitReport
 
     RefitKind = Literal["linearised", "block"]
@@ -73,13 +76,14 @@ class Refitted:
         }
 
 
-def expected_plan(base: ModelFolder, plan: EditPlan, kind: RefitKind) -> EditPlan:
+def expected_plan(base: ModelFolder, plan: EditPlan, kind: RefitKind, target: Target) -> EditPlan:
     """A plan of the form that a refit will give, with values that mean nothing: to see whether it finds a way.
 
     Args:
         base: the base.
         plan: the original edits.
         kind: how they are to be made to fold.
+        target: the artefact that they are to go into.
 
     Raises:
         BadInputError: an edit of the last position, which neither weights nor hidden units can tell from others.
@@ -93,7 +97,7 @@ def expected_plan(base: ModelFolder, plan: EditPlan, kind: RefitKind) -> EditPla
     def linear(edit: Edit) -> Edit:
         if edit.gate == "identity":
             return edit
-        at_home = constant_has_home(base, edit.site)
+        at_home = constant_has_home(base, edit.site, rehoming="rehome" in target.routes)
         ones = np.ones(edit.rank, np.float32) if at_home else None
         return replace(edit, gate="identity", offset=ones, bias=edit.bias if at_home else None)
 
@@ -111,6 +115,7 @@ def refitted(
     base: ModelFolder,
     plan: EditPlan,
     kind: RefitKind,
+    target: Target,
     *,
     device: str,
     trust_remote_code: bool,
@@ -123,19 +128,21 @@ def refitted(
         base: the base.
         plan: the original edits.
         kind: how to make them fold.
+        target: the artefact that they go into, which may have no room for the constants that a best fit has.
         device: where the base runs.
         trust_remote_code: passed to transformers' loader.
         batch_size: texts that run together.
         progress: counts sequences.
 
     Raises:
-        BadInputError: no edit that the refit applies to, or one that it cannot change; a base that does not load.
+        BadInputError: no edit that the refit applies to, or one that it cannot change; a base that does not load, or
+            has positions for none of the texts.
     """
     if kind == "linearised" and all(edit.gate == "identity" for edit in plan.edits):
         raise BadInputError("--linearise: no edit has a gate, so there is nothing to linearise: leave it out")
     lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer)
-    sequences = refit_sequences(lm, form)
+    sequences, texts = refit_sequences(lm, form), _neutral_texts_that_fit(lm, form)
     if kind == "linearised":
         found = linearise(
             lm,
@@ -143,11 +150,10 @@ def refitted(
             sequences,
             batch_size=batch_size,
             progress=progress,
-            allow_constant=lambda site: constant_has_home(base, site),
+            allow_constant=lambda site: constant_has_home(base, site, rehoming="rehome" in target.routes),
         )
     else:
         found = refit_block(lm, plan, sequences, batch_size=batch_size, progress=progress)
-    texts = neutral_texts()
 
     def divergence(after: EditPlan | None) -> float:
         """KL of the model with the original edits from the one with others, or with none."""
@@ -162,3 +168,16 @@ def refitted(
         )
 
     return Refitted(found.plan, kind, found.reports, divergence(found.plan), divergence(None))
+
+
+def _neutral_texts_that_fit(lm: LanguageModel, form: PromptForm) -> list[str]:
+    """The shipped neutral texts that the model has positions for: they are no text of the user's to be shortened."""
+    positions = getattr(lm.model.config, "max_position_embeddings", None)
+    texts = neutral_texts()
+    fitting = [text for text in texts if positions is None or len(form.text_ids(text)) <= positions]
+    if not fitting:
+        raise BadInputError(
+            f"{lm.folder.path} has {positions} positions, which none of the {len(texts)} texts fits that refits are "
+            "measured on: bake the edits as they are, as inserted modules"
+        )
+    return fitting

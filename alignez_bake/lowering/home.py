@@ -133,8 +133,13 @@ def find_home(
     return Home(model, found, refused, units, () if found is model else changes(model, found))
 
 
-def constant_has_home(model: ModelFolder, site: Site) -> bool:
+def constant_has_home(model: ModelFolder, site: Site, *, rehoming: bool = True) -> bool:
     """Whether a constant at a site can be folded: into a bias that is there, or one that an equivalent model has.
+
+    Args:
+        model: the base.
+        site: the site.
+        rehoming: whether the artefact may be an equivalent model, as a checkpoint may.
 
     Raises:
         BadInputError: the architecture lacks the site.
@@ -142,7 +147,9 @@ def constant_has_home(model: ModelFolder, site: Site) -> bool:
     slot = find_slot(model, site)
     if slot.kind != "map":
         return slot.kind == "embedding" and not slot.obstacle
-    return slot.bias is not None or not isinstance(rehome(model, bias_sites=[site]), Refusal)
+    if slot.bias is not None:
+        return True
+    return rehoming and not isinstance(rehome(model, bias_sites=[site]), Refusal)
 
 
 def unit_edits(edits: Sequence[Edit]) -> tuple[Edit, ...]:

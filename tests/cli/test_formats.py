@@ -240,7 +240,19 @@ def test_the_whole_way_with_gates_made_linear(cli, whole_way, tmp_path, tiny_fol
     assert len(ran.json["refit"]["edits"]) == len(ran.json["decisions"]) == 2
     assert not list(out.rglob("*.py"))
     assert {edit["gate"] for edit in cli("inspect", out, "--json").json["edits"]} == {"identity"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "there are none without --gated"),
+        ([*GATED, "--positions", "last", "--trust-remote-code"], "edits of --positions last fold no better"),
+        ([*GATED, "--as", "ggml"], "--as 'ggml' is unknown"),
+    ],
+)
+def test_what_cannot_be_made_linear_is_refused_before_any_pair(arguments, says, cli, whole_way, tmp_path, monkeypatch):
+    monkeypatch.setattr(align_module, "load_language_model", lambda *_args, **_settings: pytest.fail("a model ran"))
     with nothing_written(tmp_path):
-        ran = cli(*way, "--out", tmp_path / "other", "--linearise")
+        ran = cli(*whole_way, "--out", tmp_path / "new" / "out", "--linearise", *arguments)
     assert ran.status == 2
-    assert "--linearise" in ran.errors[-1]
+    assert says in ran.errors[-1]

@@ -142,3 +142,25 @@ def test_what_cannot_be_refitted_is_refused_and_nothing_is_written(change, setti
     changed = replace(plan, edits=tuple(replace(edit, **change) for edit in plan.edits))
     with nothing_written(tmp_path, base), pytest.raises(BadInputError, match=reason):
         bake(base, changed, tmp_path / "new" / "out", **settings)
+
+
+def test_a_base_without_room_for_the_longer_texts_is_measured_on_the_others(tmp_path):
+    short = small_base("llama", tmp_path / "base", overrides={"max_position_embeddings": 96})
+    plan = gated_plan(short)
+    result = bake(short, plan, tmp_path / "out", linearise=True)
+    assert result.verdict == "passed"
+    assert result.refitted is not None
+    assert 0 < result.refitted.kl_kept < result.refitted.kl_edit
+    tiny = small_base("llama", tmp_path / "tiny", overrides={"max_position_embeddings": 8})
+    with nothing_written(tmp_path), pytest.raises(BadInputError, match=r"has 8 positions, which none of the \d+ texts"):
+        bake(tiny, gated_plan(tiny), tmp_path / "other", linearise=True)
+
+
+def test_where_no_constant_has_a_home_the_best_linear_map_is_taken(base, tmp_path):
+    """A llama gets biases as a checkpoint, not as an adapter, which leaves it as it is."""
+    checkpoint = bake(base, gated_plan(base), tmp_path / "checkpoint", linearise=True)
+    adapter = bake(base, gated_plan(base), tmp_path / "adapter", linearise=True, artefact="adapter")
+    assert adapter.verdict == "passed"
+    assert (reports(checkpoint)[0].constant, reports(adapter)[0].constant) == (True, False)
+    assert reports(adapter)[0].explained_variance < reports(checkpoint)[0].explained_variance
+    assert adapter.lowering.plan.edits[0].offset is None
