@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +15,7 @@ from alignez_bake.model_folder import open_model_folder
 from tests.baking import contents, nothing_written
 from tests.commands.small_bakes import edits_at
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+DEMO = Path(__file__).parents[2] / "examples" / "demo" / "base"
 FILES = {
     "adapter": {"adapter_config.json", "adapter_model.safetensors"},
     "gguf": {"adapter.gguf"},
@@ -256,3 +254,19 @@ def test_what_cannot_be_made_linear_is_refused_before_any_pair(arguments, says, 
         ran = cli(*whole_way, "--out", tmp_path / "new" / "out", "--linearise", *arguments)
     assert ran.status == 2
     assert says in ran.errors[-1]
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("way", [["--trust-remote-code"], ["--linearise"], ["--refit-block"]])
+def test_gated_edits_of_the_demo_model(way, cli, tmp_path):
+    """A trained model in bf16, whose activations are those of texts."""
+    write_edits(
+        EditPlan(tuple(edits_at(DEMO, "mlp_write", layers=range(6), gate="relu"))), tmp_path / "relu.safetensors"
+    )
+    arguments = ("bake", "--model", DEMO, "--edits", tmp_path / "relu.safetensors", "--out", tmp_path / "out", *way)
+    ran = cli(*arguments, "--device", "cpu", "--verify", "forward", "--json")
+    assert ran.status == 0, ran.errors
+    assert [entry["route"] for entry in ran.json["decisions"]] == ["insert" if "code" in way[0] else "rehome"] * 6
+    if "code" not in way[0]:
+        assert ran.json["refit"]["kl_original_to_refitted"] < ran.json["refit"]["kl_original_to_base"]
+        assert all(entry["explained_variance"] > 0 for entry in ran.json["refit"]["edits"])
