@@ -77,7 +77,7 @@ def checkpoint_contents(base: ModelFolder, lowering: Lowering) -> CheckpointCont
     rewritten = _rewritten(base, home)
     if not lowering.inserts:
         return CheckpointContents(base, home, edited, home.config, rewritten=rewritten)
-    model = inserted_model(home, lowering.inserts)
+    model = inserted_model(home, lowering.inserts, dtype=lowering.dtype)
     return CheckpointContents(base, home, edited, model.config, model.tensors, {model.code_file: model.code}, rewritten)
 
 

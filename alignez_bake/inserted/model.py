@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 EDITS_KEY = "alignez_edits"
 _TENSOR_NAMES = ("left", "right", "offset", "bias")
+# Rounding to float32 loses 6e-8 of an array's norm; more than this is no rounding any more.
+_STORED_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,17 +66,18 @@ class InsertedModel:
     code_file: str = CODE_FILE
 
 
-def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert]) -> InsertedModel:
+def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert], *, dtype: str | None = None) -> InsertedModel:
     """Code, config and parameters of a base with edits inserted.
 
     Args:
         base: the model; its config and headers are read.
         inserts: one for each site, whose edits have the widths of the site.
+        dtype: file dtype that the weights will have, such as "F64", if it is not the base's.
 
     Raises:
         BadInputError: a base that is remote code itself, whose classes are not described, or whose
-            tokenizer_config.json is no JSON object; a site that it does not have, or edits that no inserted module
-            can carry there.
+            tokenizer_config.json is no JSON object; a site that it does not have, edits that no inserted module
+            can carry there, or values that its parameters cannot hold.
     """
     model_type = base.architecture.model_type
     classes = classes_for(model_type)
@@ -90,6 +93,7 @@ def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert]) -> Inserted
             # No edits for the layer itself, but as an edited module it tells its maps where a sequence ends.
             by_module.setdefault(base.architecture.layer_path(insert.site.layer or 0), [])
         by_module.setdefault(place.module, []).append((place, insert))
+        _check_factors(insert)
     code_module = CODE_FILE.removesuffix(".py")
     config = {
         **base.config,
@@ -103,14 +107,47 @@ def inserted_model(base: ModelFolder, inserts: Sequence[SiteInsert]) -> Inserted
     }
     if not _names_its_tokenizer(base):
         config["tokenizer_class"] = classes.tokenizer
-    prefix, dtype = _file_prefix_and_dtype(base)
-    tensors = {
-        f"{module.removeprefix(prefix)}.{EDITS_KEY}.{index}.{name}": array.astype(dtype)
-        for module, parts in by_module.items()
-        for index, edit in enumerate(edit for _, insert in parts for group in insert.groups for edit in group.edits)
-        for name, array in _arrays(edit).items()
-    }
+    prefix, stored_dtype = _file_prefix_and_dtype(base)
+    if dtype is not None:
+        stored_dtype = np.float64 if dtype == "F64" else np.float32
+    tensors = {}
+    for module, parts in by_module.items():
+        edits = [edit for _, insert in parts for group in insert.groups for edit in group.edits]
+        for index, edit in enumerate(edits):
+            for name, array in _arrays(edit).items():
+                key = f"{module.removeprefix(prefix)}.{EDITS_KEY}.{index}.{name}"
+                tensors[key] = _stored(array, stored_dtype, f"{edit.name}: {name}")
     return InsertedModel(generate_code(model_type), config, tensors)
+
+
+def _check_factors(insert: SiteInsert) -> None:
+    """Refuse factors that float32 arithmetic turns into infinity."""
+    for group in insert.groups:
+        for edit in group.edits:
+            factor = max(abs(group.weight), abs(edit.strength), abs(group.weight * edit.strength))
+            if factor > float(np.finfo(np.float32).max):
+                raise BadInputError(
+                    f"edit at {edit.name}: strength {edit.strength:g} with dial {group.weight:g} is above what float32 "
+                    "holds: use smaller ones"
+                )
+
+
+def _stored(array: FloatArray, dtype: type[np.floating[Any]], what: str) -> FloatArray:
+    """An edit's array as a parameter, refused where the dtype holds it no better than as something else.
+
+    Values that overflow would be infinite, and ones below the smallest normal number lose their digits: both change
+    the edit, whose product may be of quite an ordinary size.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        stored = array.astype(dtype)
+        unit = float(np.abs(array).max(initial=0.0)) or 1.0
+        lost = np.linalg.norm((stored - array) / unit) / max(float(np.linalg.norm(array / unit)), 1.0)
+    if not np.isfinite(stored).all() or lost > _STORED_TOLERANCE:
+        raise BadInputError(
+            f"edit at {what} holds values up to {unit:.3g}, which {np.dtype(dtype)} parameters cannot hold: scale left "
+            "and right so that both are of ordinary size"
+        )
+    return stored
 
 
 def _names_its_tokenizer(base: ModelFolder) -> bool:

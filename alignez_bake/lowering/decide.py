@@ -83,6 +83,7 @@ class Lowering:
         writes: parts of tensors of `home` that hold added hidden units.
         inserts: sites whose edits become modules.
         home_changes: what makes `home` another model than the base, one line each.
+        dtype: file dtype that the weights will have, if it is not the base's.
     """
 
     plan: EditPlan
@@ -93,6 +94,7 @@ class Lowering:
     writes: Mapping[str, tuple[Write, ...]] = field(default_factory=dict)
     inserts: tuple[SiteInsert, ...] = ()
     home_changes: tuple[str, ...] = ()
+    dtype: str | None = None
 
     @property
     def refused(self) -> tuple[Decision, ...]:

@@ -164,6 +164,7 @@ def _lowered(plan: EditPlan, model: ModelFolder, target: Target, entries: list[_
         home.writes,
         tuple(SiteInsert(site, inserted.groups_at(site)) for site in inserted.sites),
         home.changes,
+        options.dtype,
     )
 
 

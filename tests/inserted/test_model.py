@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from alignez_bake.commands.bake import bake
+from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.inserted.code import generate_code
 from alignez_bake.inserted.model import SiteInsert, inserted_model
@@ -122,3 +124,43 @@ def test_what_no_inserted_module_carries_is_refused_by_name(model_type, kind, la
     with pytest.raises(BadInputError, match=message) as caught:
         made_of(base, plan_of(*edits))
     assert kind in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "what"),
+    [(1e200, 1e-200, "left"), (1e-60, 1e60, "left"), (1e60, 1e-60, "left"), (1.0, 1e-44, "right")],
+)
+def test_values_that_float32_cannot_hold_are_refused(left, right, what, tiny_folder):
+    """The product is of ordinary size, but infinity or zero is what float32 makes of the factors."""
+    base = open_model_folder(tiny_folder("llama"))
+    edit = edit_at(base, "attn_write", 0, gate="relu")
+    scaled = replace(edit, left=left * edit.left.astype(np.float64), right=right * edit.right.astype(np.float64))
+    with pytest.raises(BadInputError, match=rf"attn_write\.0: {what} holds values .* scale left and right"):
+        made_of(base, plan_of(scaled))
+    assert made_of(base, plan_of(edit)).tensors
+
+
+@pytest.mark.parametrize(("strength", "dial"), [(1e200, 1.0), (1e30, 1e30), (1e-200, 1e200)])
+def test_factors_that_float32_cannot_hold_are_refused(strength, dial, tiny_folder):
+    base = open_model_folder(tiny_folder("llama"))
+    edit = replace(edit_at(base, "attn_write", 0, gate="relu", objective="kind"), strength=strength)
+    plan = EditPlan((edit,), {"kind": dial})
+    with pytest.raises(BadInputError, match=r"attn_write\.0 \(kind\): strength .* is above what float32"):
+        made_of(base, plan)
+
+
+def test_parameters_follow_the_dtype_that_is_asked_for(tiny_folder):
+    base = open_model_folder(tiny_folder("llama"))
+    plan = plan_of(edit_at(base, "attn_write", 0, gate="relu"))
+    inserts = [SiteInsert(site, plan.groups_at(site)) for site in plan.sites]
+    for dtype, expected in ((None, np.float32), ("F64", np.float64), ("BF16", np.float32)):
+        made = inserted_model(base, inserts, dtype=dtype)
+        assert {array.dtype for array in made.tensors.values()} == {np.dtype(expected)}
+
+
+def test_a_base_made_double_with_its_edits_is_certified(tiny_folder, tmp_path):
+    base = open_model_folder(tiny_folder("llama"))
+    plan = plan_of(edit_at(base, "mlp_write", 1, gate="tanh"))
+    result = bake(base.path, plan, tmp_path / "out", dtype="float64", trust_remote_code=True, verify="forward")
+    assert result.verdict == "passed", result.levels
+    assert result.levels[-1].worst_site[1] <= 1e-12
