@@ -107,16 +107,18 @@ def test_reading_the_output_of_a_map_with_a_bias_is_a_constant(biased):
 
 def check(base, plan, dtype=None):
     exporter = GgufExporter()
-    exporter.check(base, lower(plan, base, exporter), ExportSettings(dtype=dtype))
+    lowering = lower(plan, base, exporter)
+    lowering.require_complete()
+    exporter.check(base, lowering, ExportSettings(dtype=dtype))
 
 
 def test_a_constant_before_a_post_norm_is_refused(tiny_folder, tmp_path):
     base = open_model_folder(tiny_folder("gemma2"))
     shift = RNG.normal(size=base.config["hidden_size"])
     before = plan_of(base, Edit(Site("mlp_write", 1), bias=shift))
-    with pytest.raises(BadInputError, match=r"mlp_write\.1 add a constant before post_feedforward_layernorm"):
+    with pytest.raises(BadInputError, match=r"mlp_write\.1: it adds a constant before post_feedforward_layernorm"):
         check(base, before)
-    with pytest.raises(BadInputError, match="add a constant"):
+    with pytest.raises(BadInputError, match="adds a constant"):
         export_gguf(base, before, tmp_path / "out")
     check(base, plan_of(base, Edit(Site("residual", 1), bias=shift)))
     check(base, plan_for(base, ("mlp_write",)))
