@@ -16,7 +16,8 @@ OptionalModel = Annotated[
     typer.Option(
         "--model",
         metavar="BASE",
-        help="The base: a folder, or USER/REPO[@REVISION] on the hub; where it lay at baking if left out.",
+        help="The base: a folder, or USER/REPO[@REVISION] on the hub; if left out, where it lay at baking, or what the "
+        "cache has of it.",
     ),
 ]
 Objective = Annotated[

@@ -63,7 +63,7 @@ def compare(
 
     Args:
         aligned: a result folder of any kind that runs here, or a model folder of any origin.
-        model: the base's folder or hub id; where the result was baked unless given.
+        model: the base's folder or hub id; unless given where it lay at baking, or what the hub's cache has of it.
         prompts: queries; a few of the shipped ones unless given.
         prompt_template: how a query becomes a prompt; the form that the result was made with unless given.
         max_new_tokens: most tokens of an answer.

@@ -43,15 +43,15 @@ def open_result(out: Path, model: str | Path | None) -> OpenedResult:
 
     Args:
         out: the result folder.
-        model: the base's folder or hub id; what the record says unless given: where it lay at baking, or its
-            name and commit on the hub.
+        model: the base's folder or hub id, which is downloaded; what the record says unless given: where it lay at
+            baking, or its commit in the hub's cache, which is not.
 
     Raises:
         BadInputError: not a result, damaged files, no base, or another base than the one it was made from.
     """
     record = read_record(out)
     plan = read_result_edits(out)
-    base = open_model_folder(base_folder(recorded_base(out) if model is None else model))
+    base = open_model_folder(recorded_base(out) if model is None else base_folder(model))
     _check_recorded_base(record, base, out)
     exporter = exporter_named(str(record.get("artefact")))
     lowering = lower(plan, base, exporter, code=True, dtype=FILE_DTYPES.get(str(record.get("dtype"))))

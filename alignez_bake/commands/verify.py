@@ -38,7 +38,7 @@ def verify(
 
     Args:
         out: the result folder.
-        model: the base's folder; where the result was baked unless given.
+        model: the base's folder or hub id; unless given where it lay at baking, or what the hub's cache has of it.
         level: `tensors` compares files and runs nothing; `forward` also runs baked and hooked model; the highest
             that there is for the kind of artefact unless given.
         device: for `forward`.

@@ -85,8 +85,7 @@ def base_folder(model: str | Path, *, trust_remote_code: bool = False) -> Path:
     snapshot = _snapshot(repo, SMALL_FILES + code)
     # The commit, so that both halves are of one revision even if somebody pushes in between.
     pinned = RepoId(repo.repo, snapshot.name)
-    index = snapshot / INDEX_FILE
-    weights = sorted({SINGLE_FILE} if not index.exists() else set(read_index(index)["weight_map"].values()))
+    weights = _weight_files(snapshot)
     _snapshot(pinned, [glob.escape(name) for name in weights])
     if not (snapshot / "config.json").exists():
         raise BadInputError(f"{repo} is no model: it has no config.json{_as_cached()}")
@@ -96,6 +95,24 @@ def base_folder(model: str | Path, *, trust_remote_code: bool = False) -> Path:
             "runs code; use a revision that has them, or convert the model with a tool that you trust"
         )
     return snapshot
+
+
+def cached_base(repo: RepoId) -> Path | None:
+    """The snapshot of a base if the hub's cache has all of it, else None; nobody is asked, nothing is downloaded."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 - only those who use the hub pay for its client
+
+    with hub_errors(repo, "read"):
+        config = try_to_load_from_cache(repo.repo, "config.json", revision=repo.revision)
+    if not isinstance(config, str):
+        return None
+    snapshot = Path(config).parent
+    return snapshot if all((snapshot / name).exists() for name in _weight_files(snapshot)) else None
+
+
+def _weight_files(snapshot: Path) -> list[str]:
+    """Names of the shards that the index lists, or of the one file where there is none."""
+    index = snapshot / INDEX_FILE
+    return sorted({SINGLE_FILE} if not index.exists() else set(read_index(index)["weight_map"].values()))
 
 
 def hub_name(model: str | Path) -> str | None:

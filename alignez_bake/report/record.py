@@ -12,14 +12,14 @@ from alignez_bake import __version__
 from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import OURS
-from alignez_bake.hub.download import cached_repo
+from alignez_bake.hub.download import cached_base, cached_repo
 from alignez_bake.hub.repo_id import RepoId, looks_like_repo_id
 from alignez_bake.safetensors_io.strict_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from alignez_bake.certificate.verdict import LevelCertificate
+    from alignez_bake.certificate.verdict import LevelCertificate, Verdict
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.exporters.protocol import SkippedFile
     from alignez_bake.lowering.decide import Lowering
@@ -122,14 +122,14 @@ def _place(base: Path, out: Path) -> dict[str, str]:
 
 
 def write_certificate(
-    folder: Path, levels: Sequence[LevelCertificate], verdict: str, *, refit: Mapping[str, Any] | None = None
+    folder: Path, levels: Sequence[LevelCertificate], verdict: Verdict | None, *, refit: Mapping[str, Any] | None = None
 ) -> None:
     """Write `alignez/certificate.json`.
 
     Args:
         folder: the result folder.
         levels: what was measured.
-        verdict: the worst of them.
+        verdict: the worst of them; None of none.
         refit: how much of the original edits is kept, where they were changed to fold.
     """
     kept = {} if refit is None else {"refit": dict(refit)}
@@ -159,20 +159,26 @@ def read_result_edits(result: Path) -> EditPlan:
     return read_edits(result / OURS / EDITS_FILE)
 
 
-def recorded_base(result: Path) -> Path | str:
-    """What the result says of its base's place, as `hub.download.base_folder` takes it.
+def recorded_base(result: Path) -> Path:
+    """The folder of the base that the result names: where it lay, or its commit in this machine's cache of the hub.
 
-    Returns:
-        The folder in which the base lay when the result was written, if it still does; or `user/repo@commit`.
+    Whoever made the record may have named any repository, of any size: nothing is downloaded because of it.
 
     Raises:
-        BadInputError: the result does not say, or nothing lies there any more.
+        BadInputError: the result does not say, or nothing lies there any more, or not on this machine.
     """
     base = read_record(result).get("base")
     place = base if isinstance(base, dict) else {}
-    named = str(RepoId(str(place.get("repo")), str(place.get("commit"))))
-    if "repo" in place and looks_like_repo_id(named):
-        return named
+    name, commit = place.get("repo"), place.get("commit")
+    if isinstance(name, str) and isinstance(commit, str) and looks_like_repo_id(f"{name}@{commit}"):
+        repo = RepoId(name, commit)
+        folder = cached_base(repo)
+        if folder is None:
+            raise BadInputError(
+                f"the base of {result} is {repo} on the hub, which is not in this machine's cache: name it with "
+                f"--model {repo}"
+            )
+        return folder
     path = place.get("path")
     if not isinstance(path, str) or not (result / path).is_dir():
         raise BadInputError(f"the base of {result} is not where it was when it was baked: name it with --model BASE")

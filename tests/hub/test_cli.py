@@ -103,20 +103,41 @@ def test_verify_finds_a_base_of_the_hub_by_itself(aligned, filled, tmp_path):
         (filled.hub.env(), ("--model", "user/base")),
         (filled.hub.env(HF_HUB_OFFLINE="1"), ()),
         (filled.hub.env(HF_ENDPOINT=CLOSED), ()),
-        (filled.hub.env(home="another machine"), ()),
+        (filled.hub.env(home="another machine"), ("--model", "user/base")),
     ):
         ran = cli(env, *verify, *model, cwd=tmp_path)
         assert ran.status == 0, ran.errors
         assert ran.json["certificate"]["tensors"] == aligned[1]["certificate"]["tensors"]
     line = refusal(cli(filled.hub.env(), *verify, "--model", f"user/base@{filled.old}"))
     assert "is not the base that" in line
+
+
+def test_a_record_downloads_nothing(aligned, filled, pushed, tmp_path):
+    """Whoever wrote it may name any repository, of any size."""
     named = f"user/base@{filled.new}"
-    line = refusal(cli(filled.hub.env(home="empty", HF_HUB_OFFLINE="1"), *verify))
-    assert f"{named} cannot be reached: HF_HUB_OFFLINE is set, and it is not in the local cache" in line
+    before = len(filled.hub.requests)
+    for command in (("verify", aligned[0]), ("compare", "--aligned", aligned[0])):
+        line = refusal(cli(filled.hub.env(home="empty"), *command))
+        assert line.endswith(
+            f"the base of {aligned[0]} is {named} on the hub, which is not in this machine's cache: name it with "
+            f"--model {named}"
+        )
+    # A base of which the cache has a part is not there either.
+    cached = filled.hub.folder / "home" / "hub" / "models--user--base"
+    copied = filled.hub.folder / "part" / "hub" / "models--user--base"
+    shutil.copytree(cached, copied, symlinks=True)
+    (copied / "snapshots" / filled.new / "model.safetensors").unlink()
+    assert "not in this machine's cache" in refusal(cli(filled.hub.env(home="part"), "verify", aligned[0]))
+    # A folder of that name is no base of the hub.
+    shutil.copytree(filled.base, tmp_path / f"user/base@{filled.old}")
+    ran = cli(filled.hub.env(home="empty"), "verify", pushed["edits"][0], cwd=tmp_path)
+    assert "not in this machine's cache" in refusal(ran)
+    assert len(filled.hub.requests) == before
 
 
 @pytest.mark.parametrize(
-    "place", [{"repo": "a/b/c"}, {"repo": "user/base", "commit": "a b"}, {"repo": 3, "commit": "c"}]
+    "place",
+    [{"repo": "user/base"}, {"repo": "a/b/c"}, {"repo": "user/base", "commit": "a b"}, {"repo": 3, "commit": "c"}],
 )
 def test_a_record_that_names_no_repository_is_refused(place, result, tmp_path):
     out = shutil.copytree(result, tmp_path / "aligned")
