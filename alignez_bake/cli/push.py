@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from alignez_bake.cli import options
+from alignez_bake.cli.pushing import noted
 from alignez_bake.cli.shell import show
 
 if TYPE_CHECKING:
@@ -39,7 +40,10 @@ def push_command(
     json: options.Json = False,
     yes: options.Yes = False,
 ) -> None:
-    """Upload a result to the Hugging Face Hub, with the token that `hf auth login` or HF_TOKEN gave."""
+    """Upload a result to the Hugging Face Hub, with the token that `hf auth login` or HF_TOKEN gave.
+
+    The recorded certificate is trusted: `verify` measures it again.
+    """
     del yes  # nothing is asked here
     from alignez_bake.commands.push import push  # noqa: PLC0415 - so that --help is quick
 
@@ -54,4 +58,4 @@ def _tables(result: PushResult) -> list[Table | str]:
     rows = [*upload.files, ("total", upload.total_bytes)]
     where = upload.repo if upload.revision is None else f"{upload.repo}@{upload.revision}"
     done = "Dry run: nothing was sent." if result.dry_run else f"Pushed: {upload.url}"
-    return [table(f"Files for {where}", ("file", "bytes"), rows), done]
+    return [table(f"Files for {where}", ("file", "bytes"), rows), *noted(result), done]

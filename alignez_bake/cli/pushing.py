@@ -82,8 +82,13 @@ def show_and_push(
         # What was written is there, whatever became of the upload.
         show(result, as_json=as_json, tables=tables)
         raise
-    uploaded = [*tables(), f"Pushed to {pushed.upload.url}."]
+    uploaded = [*tables(), *noted(pushed), f"Pushed to {pushed.upload.url}."]
     show(_Pushed(result, pushed.to_json()), as_json=as_json, tables=lambda: uploaded)
+
+
+def noted(pushed: PushResult) -> list[str]:
+    """The notes of an upload, as lines below a table."""
+    return [f"Note: {note}." for note in pushed.notes]
 
 
 def _push(path: Path, repo: str) -> PushResult:

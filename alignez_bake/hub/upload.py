@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import OURS
+from alignez_bake.exporters.peft_files import BASE_NAME_KEY as ADAPTER_BASE
+from alignez_bake.exporters.peft_files import CONFIG_FILE as ADAPTER_CONFIG
+from alignez_bake.hub.download import hub_name
 from alignez_bake.hub.errors import hub_errors
 from alignez_bake.hub.repo_id import RepoId, check_revision, parse_repo_id
-from alignez_bake.report.record import read_certificate, read_record, tool_name
+from alignez_bake.report.record import RECORD_FILE, read_certificate, read_record, tool_name
 from alignez_bake.safetensors_io.folder_layout import check_inside
-from alignez_bake.safetensors_io.strict_json import shown
+from alignez_bake.safetensors_io.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,9 +70,10 @@ def push_folder(
     private: bool = False,
     revision: str | None = None,
     dry_run: bool = False,
-    allow_failed: bool = False,
 ) -> Upload:
     """Upload a result to a model repository, which is made if it is not there.
+
+    The recorded certificate is trusted: nothing is measured here.
 
     Args:
         folder: a result of this tool.
@@ -77,29 +81,48 @@ def push_folder(
         private: whether a new repository is private; unless given, what the account's settings say.
         revision: branch to push to, made if it is not there; another way to say `@branch`.
         dry_run: list the files; no connection is opened.
-        allow_failed: send a result whose certificate does not say "passed".
 
     Raises:
         BadInputError: no result, a result that did not pass, an invalid name, a link that leaves the folder, a
             public repository where a private one is asked for, or what the hub refuses; see `hub_errors`.
     """
     target = _target(repo, revision)
-    check_pushable(folder, allow_failed=allow_failed)
+    _check_passed(folder)
     files = tuple((name, (folder / name).stat().st_size) for name in _names(folder))
     if dry_run:
         return Upload(target.repo, target.revision, None, None, files)
     return _send(folder, target, files, private=private)
 
 
-def check_pushable(folder: Path, *, allow_failed: bool = False) -> None:
-    """Refuse what is no result, or one that did not pass its certificate.
+def local_names(folder: Path) -> tuple[str, ...]:
+    """What a result says of places on this machine, one line each: of no use to others, and they all can read it.
 
     Raises:
-        BadInputError: the message says which, and what to do.
+        BadInputError: no result, or an adapter_config.json that cannot be read.
     """
+    base = read_record(folder).get("base")
+    place = base if isinstance(base, dict) else {}
+    notes = []
+    if isinstance(place.get("path"), str):
+        notes.append(
+            f"{OURS}/{RECORD_FILE} names the base by a path on this machine, {shown(place['path'])}: others name the "
+            "base themselves when they verify"
+        )
+    adapter = folder / ADAPTER_CONFIG
+    if adapter.is_file():
+        name = parse_object(adapter.read_bytes(), str(adapter)).get(ADAPTER_BASE)
+        is_hub_id = isinstance(name, str) and (name == place.get("repo") or hub_name(name) is not None)
+        if not is_hub_id:
+            notes.append(
+                f"{ADAPTER_CONFIG} names the base {shown(name)}, which is no USER/REPO of the hub but a place on this "
+                f"machine: PEFT finds no base there elsewhere; set {ADAPTER_BASE}, or bake with --model USER/REPO"
+            )
+    return tuple(notes)
+
+
+def _check_passed(folder: Path) -> None:
+    """Refuse what is no result, or one that did not pass its certificate."""
     read_record(folder)
-    if allow_failed:
-        return
     verdict = read_certificate(folder).get("verdict")
     if verdict != "passed" or folder.resolve().name.endswith(_FAILED_SUFFIX):
         raise BadInputError(

@@ -7,8 +7,11 @@ import shutil
 
 import pytest
 
+from alignez_bake.commands.bake import bake
+from alignez_bake.commands.push import push as push_result
 from alignez_bake.errors import BadInputError
 from alignez_bake.hub.upload import push_folder
+from tests.baking import plan_for
 from tests.hub.conftest import files_of, push, run_python
 from tests.hub.local_hub import OWNER, READER, STRANGER
 
@@ -220,7 +223,7 @@ def test_what_is_no_result_is_refused(hub_base, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["failed", "inconclusive", "name"])
-def test_a_result_that_did_not_pass_is_refused_unless_asked_for(how, copy):
+def test_a_result_that_did_not_pass_is_refused(how, copy):
     if how == "name":
         copy = copy.rename(copy.with_name("aligned.failed"))
     else:
@@ -228,13 +231,51 @@ def test_a_result_that_did_not_pass_is_refused_unless_asked_for(how, copy):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"verdict": how}))
     with pytest.raises(BadInputError, match="did not pass its certificate"):
         push_folder(copy, "user/aligned", dry_run=True)
-    assert push_folder(copy, "user/aligned", dry_run=True, allow_failed=True).files
 
 
 def test_a_result_without_certificate_is_refused(copy):
     (copy / "alignez" / "certificate.json").unlink()
     with pytest.raises(BadInputError, match=r"certificate\.json is missing"):
         push_folder(copy, "user/aligned", dry_run=True)
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+HUB_BASE = {"repo": "user/base", "commit": "0" * 40}
+
+
+def test_places_of_this_machine_are_noted_before_they_are_published(result, copy, local_hub):
+    shown = push(local_hub.env(HF_ENDPOINT="http://127.0.0.1:9"), result, "user/aligned", "--dry-run")
+    assert "Note: alignez/alignez.json names the base by a path on this machine" in " ".join(shown.out.split())
+    pushed = push(local_hub.env(token=OWNER), result, "user/aligned", "--json").json
+    (note,) = pushed["notes"]
+    recorded = json.loads((result / "alignez" / "alignez.json").read_text())["base"]["path"]
+    assert repr(recorded) in note
+    change_json(copy / "alignez" / "alignez.json", base=HUB_BASE)
+    assert push_result(copy, "user/aligned", dry_run=True).notes == ()
+
+
+def test_an_adapter_of_a_folder_is_noted(hub_base, tmp_path, monkeypatch):
+    out = tmp_path / "adapter"
+    bake(hub_base, plan_for(hub_base), out, artefact="adapter")
+
+    def notes():
+        return push_result(out, "user/adapter", dry_run=True).notes
+
+    assert [note.split()[0] for note in notes()] == ["alignez/alignez.json", "adapter_config.json"]
+    assert repr(str(hub_base)) in notes()[1]
+    config = out / "adapter_config.json"
+    change_json(config, base_model_name_or_path="user/base")
+    assert len(notes()) == 1
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user" / "base").mkdir(parents=True)
+    assert len(notes()) == 2, "two parts of a path look like a name of the hub"
+    change_json(out / "alignez" / "alignez.json", base=HUB_BASE)
+    assert notes() == (), "the record says that it is one"
+    change_json(config, base_model_name_or_path=None)
+    assert len(notes()) == 1
 
 
 def test_a_card_that_the_hub_refuses(copy, local_hub):
