@@ -105,7 +105,8 @@ def staged_output(out: Path) -> Iterator[Path]:
     simply cleared by the next.
 
     Raises:
-        BadInputError: another run is writing to `out`, the place cannot be written, or the disk is full.
+        BadInputError: another run is writing to `out`, the place cannot be written, the disk is full, or a file grows
+            larger than may be.
     """
     with parents_made(out), _locked_folder(_staging_path(out), out) as staging:
         yield staging
@@ -123,18 +124,35 @@ def _locked_folder(staging: Path, out: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadInputError(f"another run is writing to {out}: wait for it, or choose another folder") from None
+        # Between opening and locking, the run that held the lock may have published the folder.
+        if not _lies_at(descriptor, staging):
+            raise BadInputError(f"another run has just written {out}: look at it, or choose another folder")
         _clear(staging)
         try:
             yield staging
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise BadInputError(f"no space left while writing {out}: free some, or choose another disk") from error
+            if error.errno == errno.EFBIG:
+                raise BadInputError(
+                    f"while writing {out}, a file is larger than this file system allows, or than the limit on file "
+                    "sizes (`ulimit -f`): raise the limit, or choose another disk"
+                ) from error
             raise
         finally:
-            if staging.exists():
+            # Once it is published, the next run's folder may already have the name.
+            if _lies_at(descriptor, staging):
                 shutil.rmtree(staging)
     finally:
         os.close(descriptor)
+
+
+def _lies_at(descriptor: int, path: Path) -> bool:
+    """Whether an open folder is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat(follow_symlinks=False))
+    except FileNotFoundError:
+        return False
 
 
 def publish(staging: Path, out: Path, *, failed: bool) -> Path:
