@@ -57,7 +57,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """config.json of a model folder.
 
     Raises:
-        BadInputError: no such folder, no config.json, or one that is no JSON object.
+        BadInputError: no such folder, no config.json, one that is no JSON object, or one with numbers that are not
+            finite.
     """
     if not path.exists():
         raise BadInputError(f"no such model folder: {path}")
@@ -76,6 +77,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise BadInputError(f"{file} is no JSON file: {error}") from None
     if not isinstance(config, dict):
         raise BadInputError(f"{file} holds no JSON object")
+    try:
+        json.dumps(config, allow_nan=False)
+    except ValueError:  # NaN and Infinity by name, and 1e999, which becomes one
+        raise BadInputError(f"{file} holds NaN or a number beyond all floats, which is not JSON: correct it") from None
     return config
 
 
