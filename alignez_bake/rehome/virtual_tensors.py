@@ -70,16 +70,6 @@ class VirtualTensors:
         self._new = dict(new)
         self._grown = {name: shape for name, shape in grown.items() if shape != base.entry(name).shape}
 
-    @property
-    def new_names(self) -> tuple[str, ...]:
-        """Names of the tensors that the base lacks, sorted."""
-        return tuple(sorted(self._new))
-
-    @property
-    def grown_names(self) -> tuple[str, ...]:
-        """Names of the tensors that are larger than the base's, sorted."""
-        return tuple(sorted(self._grown))
-
     def __contains__(self, name: object) -> bool:
         """Whether there is a tensor of this name."""
         return name in self._new or name in self.base
@@ -112,15 +102,6 @@ class VirtualTensors:
         """
         self.file_of(name)
         return name not in self._new and name not in self._grown
-
-    def source_name(self, name: str) -> str | None:
-        """The tensor of the base that a tensor takes its values from; None for a new one.
-
-        Raises:
-            BadInputError: no tensor of this name.
-        """
-        self.file_of(name)
-        return None if name in self._new else name
 
     def entry(self, name: str) -> TensorEntry:
         """Dtype and shape of a tensor.

@@ -22,7 +22,7 @@ def virtual(base):
     return VirtualTensors(base, {BIAS: NewTensor("BF16", (5,), base.file_of(DOWN))}, {GATE: (80, 32), DOWN: (32, 80)})
 
 
-def test_names_files_and_sources(base, virtual):
+def test_names_and_files(base, virtual):
     assert len(base.files) > 1
     assert virtual.names() == sorted([*base.names(), BIAS]) == list(virtual)
     assert len(virtual) == len(base) + 1
@@ -30,10 +30,7 @@ def test_names_files_and_sources(base, virtual):
     assert "nothing" not in virtual
     assert virtual.file_of(BIAS) == base.file_of(DOWN)
     assert virtual.file_of(GATE) == base.file_of(GATE)
-    assert virtual.source_name(BIAS) is None
-    assert virtual.source_name(GATE) == GATE
     assert [name for name in virtual if not virtual.is_base(name)] == sorted([GATE, DOWN, BIAS])
-    assert (virtual.new_names, virtual.grown_names) == ((BIAS,), (DOWN, GATE))
 
 
 def test_entries_are_honest(base, virtual):
@@ -79,7 +76,7 @@ def test_growing_to_the_same_shape_leaves_the_bases_own(base):
     assert VirtualTensors(base, {}, {GATE: (64, 32)}).is_base(GATE)
 
 
-@pytest.mark.parametrize("method", ["entry", "read", "file_of", "is_base", "source_name", "iter_blocks"])
+@pytest.mark.parametrize("method", ["entry", "read", "file_of", "is_base", "iter_blocks"])
 def test_a_tensor_that_is_not_there_is_refused(virtual, method):
     with pytest.raises(BadInputError, match="no tensor"):
         getattr(virtual, method)("nothing")
