@@ -17,7 +17,7 @@ from alignez_bake.exporters.peft_files import (
     stored_shapes,
 )
 
-from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE
+from alignez_bake.certificate.verdict import lowest_share, tensors_json
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.file_access import read_tensor
 from alignez_bake.safetensors_io.header import read_header
@@ -77,21 +77,12 @@ class AdapterCertificate:
     @property
     def lowest_share(self) -> float | None:
         """The smallest delivered share; None if nothing is added."""
-        return min((entry.share for entry in self.deliveries if entry.share is not None), default=None)
+        return lowest_share(entry.share for entry in self.deliveries)
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as JSON values; no tensor of the base is in an adapter."""
-        return {
-            "level": self.level,
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "edited_tensors": len(self.deliveries),
-            "untouched_tensors": 0,
-            "lowest_delivered_share": self.lowest_share,
-            "required_delivered_share": MIN_DELIVERED_SHARE,
-            "tolerance": TOLERANCE,
-            "tensors": [asdict(entry) for entry in self.deliveries],
-        }
+        figures = tensors_json(self, edited=len(self.deliveries), untouched=0, lowest_delivered_share=self.lowest_share)
+        return {**figures, "tolerance": TOLERANCE, "tensors": [asdict(entry) for entry in self.deliveries]}
 
 
 def certify_adapter(base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> AdapterCertificate:

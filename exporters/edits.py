@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from alignez_bake.exporters.protocol import Exported
+from alignez_bake.exporters.protocol import Exported, RunsElsewhere
 
+from alignez_bake.certificate.verdict import tensors_json
 from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from alignez_bake.certificate.verdict import Level, Verdict
     from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan
-    from alignez_bake.language_model.loading import LoadedModel
     from alignez_bake.lowering.decide import Lowering, Refusal, Route
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
@@ -46,17 +46,11 @@ class EditsCertificate:
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as JSON values; nothing of the base is in the file, and no edit loses anything."""
-        return {
-            "level": self.level,
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "edited_tensors": self.edits,
-            "untouched_tensors": 0,
-            "lowest_delivered_share": 1.0 if self.verdict == "passed" else None,
-        }
+        share = 1.0 if self.verdict == "passed" else None
+        return tensors_json(self, edited=self.edits, untouched=0, lowest_delivered_share=share)
 
 
-class EditsExporter:
+class EditsExporter(RunsElsewhere):
     """Writes `edits.safetensors`. It carries every edit there is."""
 
     name = "edits"
@@ -64,7 +58,10 @@ class EditsExporter:
     exactness = "the record itself"
     cost = "none: it is baked before it runs"
     card_library = "alignez-bake"
-    highest_level: Level = "tensors"
+    held = (
+        "edits, which nothing runs as they are: bake them first, `alignez-bake bake --edits FILE --as checkpoint`, and "
+        "verify that"
+    )
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None: the record goes along as it is."""
@@ -104,20 +101,6 @@ class EditsExporter:
         del base, progress
         reasons = plan_differences(read_edits(out / EDITS_FILE), lowering.plan)
         return EditsCertificate("failed" if reasons else "passed", reasons, len(lowering.plan.edits))
-
-    def reload(
-        self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
-    ) -> LoadedModel:
-        """Refused: an edit file is no model.
-
-        Raises:
-            BadInputError: always.
-        """
-        del base, lowering, device, trust_remote_code
-        raise BadInputError(
-            f"{out / EDITS_FILE} holds edits, which nothing runs as they are: bake them first, "
-            "`alignez-bake bake --edits FILE --as checkpoint`, and verify that"
-        )
 
 
 def plan_differences(found: EditPlan, expected: EditPlan) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from alignez_bake.exporters.gguf_certificate import certify_gguf
 from alignez_bake.exporters.gguf_contents import contents_bytes, gguf_contents, gguf_refusal
 from alignez_bake.exporters.gguf_files import ADAPTER_FILE, CONTROL_VECTOR_FILE, write_control_vector, write_lora
 from alignez_bake.exporters.gguf_names import gguf_package
-from alignez_bake.exporters.protocol import Exported
+from alignez_bake.exporters.protocol import Exported, RunsElsewhere
 
 from alignez_bake.errors import BadInputError
 
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.protocol import ExportSettings
 
     from alignez_bake.certificate.tensors import TensorsCertificate
-    from alignez_bake.certificate.verdict import Level
     from alignez_bake.edit import Edit
-    from alignez_bake.language_model.loading import LoadedModel
     from alignez_bake.lowering.decide import Lowering, Refusal, Route
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 _METADATA_BYTES: Final = 256 * 1024  # names, keys and padding of both files
 
 
-class GgufExporter:
+class GgufExporter(RunsElsewhere):
     """Writes linear edits of maps as a LoRA adapter, and what is constant as a control vector."""
 
     name = "gguf"
@@ -41,7 +39,10 @@ class GgufExporter:
     exactness = "exact, rounded once to float32"
     cost = "two thin products a map and token, or a vector added behind a layer"
     card_library = "gguf"
-    highest_level: Level = "tensors"
+    held = (
+        "GGUF files, which llama.cpp runs and transformers does not: level 'forward' is not for them; bake with "
+        "--verify tensors, verify with --level tensors"
+    )
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if a LoRA adapter or a control vector of llama.cpp can carry the edit."""
@@ -66,16 +67,14 @@ class GgufExporter:
     def export(
         self, base: ModelFolder, lowering: Lowering, out: Path, settings: ExportSettings, progress: Progress
     ) -> Exported:
-        """Write `adapter.gguf`, `control_vector.gguf`, or both into `out`.
+        """Write `adapter.gguf`, `control_vector.gguf`, or both into `out`; neither where the edits change nothing.
 
         Raises:
-            BadInputError: as `check`; a plan that changes nothing; values that float32 cannot hold.
+            BadInputError: as `check`; values that float32 cannot hold.
         """
         lowering.require_complete()
         self.check(base, lowering, settings)
         contents = gguf_contents(base, lowering.plan, progress)
-        if not contents.maps and not contents.shifts:
-            raise BadInputError("the edits change nothing, so there is nothing to write as GGUF: check their strength")
         if contents.maps:
             pairs = [edited.rounded() for edited in contents.maps]
             write_lora(out / ADAPTER_FILE, base.architecture, base.config, pairs, alpha=contents.rank)
@@ -88,17 +87,3 @@ class GgufExporter:
     ) -> TensorsCertificate:
         """Both files, read back from disk, against the formula."""
         return certify_gguf(base, lowering.plan, out, progress)
-
-    def reload(
-        self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
-    ) -> LoadedModel:
-        """GGUF runs in llama.cpp, which gives no module tree to compare.
-
-        Raises:
-            BadInputError: always.
-        """
-        del base, lowering, device, trust_remote_code
-        raise BadInputError(
-            f"{out} holds GGUF files, which llama.cpp runs and transformers does not: level 'forward' is not for them; "
-            "bake with --verify tensors, verify with --level tensors"
-        )

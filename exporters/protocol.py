@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from alignez_bake.errors import BadInputError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -118,3 +120,25 @@ class Exporter(Protocol):
             BadInputError: it cannot be run here, with the reason.
         """
         ...
+
+
+class RunsElsewhere:
+    """The part of an exporter whose artefact does not run here: level `tensors` is all that it is certified at.
+
+    Attributes:
+        held: what OUT holds, why that does not run, and what to do, as the end of a sentence.
+    """
+
+    highest_level: Level = "tensors"
+    held: str
+
+    def reload(
+        self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
+    ) -> LoadedModel:
+        """Refused.
+
+        Raises:
+            BadInputError: always.
+        """
+        del base, lowering, device, trust_remote_code
+        raise BadInputError(f"{out} holds {self.held}")

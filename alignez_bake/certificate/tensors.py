@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict
+from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict, lowest_share, tensors_json
 from alignez_bake.exporters.base_files import DTYPE_KEYS, base_files, code_files
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.dtype import FILE_DTYPES as DTYPE_NAMES
@@ -42,6 +42,7 @@ _TIE_WIDTH: Final = 1e-4
 _FP64_TOLERANCE: Final = 1e-12
 _NAMES_SHOWN: Final = 5
 _ABSENT: Final = object()
+_OTHER_VERSION: Final = "; results of another version of alignez-bake are verified by that version"
 _OWN_FILES: Final = ("config.json", "README.md")
 
 
@@ -70,22 +71,18 @@ class TensorsCertificate:
     @property
     def lowest_share(self) -> float | None:
         """The smallest delivered share; None if no tensor changed."""
-        return min((d.share for d in self.deliveries if d.share is not None), default=None)
+        return lowest_share(delivery.share for delivery in self.deliveries)
 
     def to_json(self) -> dict[str, Any]:
         """The figures, as JSON values."""
-        return {
-            "level": self.level,
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "edited_tensors": len(self.deliveries),
-            "untouched_tensors": self.untouched,
-            "inserted_tensors": self.added,
-            "dtype": self.dtype,
-            "lowest_delivered_share": self.lowest_share,
-            "required_delivered_share": MIN_DELIVERED_SHARE,
-            "tensors": [asdict(entry) for entry in self.deliveries],
-        }
+        figures = tensors_json(
+            self,
+            edited=len(self.deliveries),
+            untouched=self.untouched,
+            lowest_delivered_share=self.lowest_share,
+        )
+        tensors = [asdict(entry) for entry in self.deliveries]
+        return {**figures, "inserted_tensors": self.added, "dtype": self.dtype, "tensors": tensors}
 
 
 def certify_tensors(
@@ -123,7 +120,7 @@ def certify_tensors(
     if differing:
         reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {_listed(differing)}")
     reasons.extend(_config_reasons(contents.config, result))
-    reasons.extend(_file_reasons(base, result, {**contents.code, **contents.rewritten}))
+    reasons.extend(_file_reasons(base, result, contents))
     stored_names = [name for name in common if name not in contents.added]
     reasons.extend(_dtype_reasons(contents, result, stored_names))
     shares = [entry.share for entry in deliveries if entry.share is not None]
@@ -243,11 +240,12 @@ def _config_reasons(expected: Mapping[str, Any], result: ModelFolder) -> list[st
     return [f"config.json is not what it must be in {_listed(changed)}"] if changed else []
 
 
-def _file_reasons(base: ModelFolder, result: ModelFolder, written: Mapping[str, str]) -> list[str]:
+def _file_reasons(base: ModelFolder, result: ModelFolder, contents: CheckpointContents) -> list[str]:
     """Tokenizer, generation config and whatever else was copied: the same bytes; so is what was written anew.
 
     config.json is compared by value.
     """
+    written = {**contents.code, **contents.rewritten}
     copied = base_files(base.path, base.tensors.files).copied
     del copied["config.json"]
     differing = [
@@ -262,7 +260,7 @@ def _file_reasons(base: ModelFolder, result: ModelFolder, written: Mapping[str, 
     )
     for name, text in written.items():
         if not (result.path / name).is_file() or (result.path / name).read_bytes() != text.encode("utf-8"):
-            reasons.append(f"{name} is not what is written for these edits")
+            reasons.append(f"{name} is not what is written for these edits{_OTHER_VERSION * (name in contents.code)}")
     expected = {*copied.values(), *written, *_OWN_FILES, *result.tensors.files}
     if result.tensors.index is not None:
         expected.add(result.tensors.index.name)

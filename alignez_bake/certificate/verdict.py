@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from alignez_bake.errors import CheckFailedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 Verdict = Literal["passed", "failed", "inconclusive"]
@@ -40,12 +41,37 @@ class LevelCertificate(Protocol):
         ...
 
 
-def worst(verdicts: list[Verdict]) -> Verdict:
-    """One verdict for all: failed before inconclusive before passed."""
-    for verdict in ("failed", "inconclusive"):
-        if verdict in verdicts:
-            return verdict
-    return "passed"
+def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """One verdict for all: failed before inconclusive before passed; None of none."""
+    order: tuple[Verdict, ...] = ("failed", "inconclusive", "passed")
+    return next((verdict for verdict in order if verdict in verdicts), None)
+
+
+def lowest_share(shares: Iterable[float | None]) -> float | None:
+    """The smallest delivered share; None where no tensor changed."""
+    return min((share for share in shares if share is not None), default=None)
+
+
+def tensors_json(
+    level: LevelCertificate, *, edited: int, untouched: int, lowest_delivered_share: float | None
+) -> dict[str, Any]:
+    """What level `tensors` says of every kind of artefact, as JSON values; a kind adds figures of its own.
+
+    Args:
+        level: the certificate.
+        edited: number of tensors, modules or edits that were compared with the formula.
+        untouched: number of tensors that must equal the base's.
+        lowest_delivered_share: see `lowest_share`.
+    """
+    return {
+        "level": level.level,
+        "verdict": level.verdict,
+        "reasons": list(level.reasons),
+        "edited_tensors": edited,
+        "untouched_tensors": untouched,
+        "lowest_delivered_share": lowest_delivered_share,
+        "required_delivered_share": MIN_DELIVERED_SHARE,
+    }
 
 
 @dataclass(frozen=True)
@@ -61,8 +87,8 @@ class Certified:
     levels: tuple[LevelCertificate, ...]
 
     @property
-    def verdict(self) -> Verdict:
-        """The worst of the levels' verdicts."""
+    def verdict(self) -> Verdict | None:
+        """The worst of the levels' verdicts; None where nothing was checked."""
         return worst([level.verdict for level in self.levels])
 
     @property
@@ -71,12 +97,12 @@ class Certified:
         return tuple(reason for level in self.levels for reason in level.reasons)
 
     def raise_if_failed(self) -> None:
-        """Raise unless every level passed.
+        """Raise if any level did not pass; where nothing was checked, nothing failed.
 
         Raises:
             CheckFailedError: the message gives the reasons and where the result lies.
         """
-        if self.verdict != "passed":
+        if self.verdict not in (None, "passed"):
             reasons = "; ".join(self.reasons)
             raise CheckFailedError(f"the certificate is {self.verdict}: {reasons}; the result lies in {self.path}")
 
@@ -85,7 +111,7 @@ class Certified:
         return self.path
 
     def certificate_json(self) -> dict[str, Any]:
-        """Path, verdict and figures as JSON values."""
+        """Path, verdict (null where nothing was checked) and figures as JSON values."""
         return {
             "out": str(self.path),
             "verdict": self.verdict,

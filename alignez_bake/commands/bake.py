@@ -53,8 +53,8 @@ class BakeResult(Certified):
     refitted: Refitted | None = None
 
     @property
-    def verdict(self) -> Verdict:
-        """The worst of the levels' verdicts; failed as well where a refit keeps nothing of an edit."""
+    def verdict(self) -> Verdict | None:
+        """The worst of the levels' verdicts; failed as well where a refit keeps nothing of an edit; else None."""
         return _verdict(self.levels, self.refitted)
 
     @property
@@ -222,7 +222,7 @@ def bake(
     return BakeResult(path, tuple(levels), lowering, left_out, refit)
 
 
-def _verdict(levels: Sequence[LevelCertificate], refit: Refitted | None) -> Verdict:
+def _verdict(levels: Sequence[LevelCertificate], refit: Refitted | None) -> Verdict | None:
     """A faithful bake of edits that are not what was asked for is no success."""
     lost: list[Verdict] = ["failed"] if refit is not None and refit.reasons else []
     return worst([*lost, *(level.verdict for level in levels)])

@@ -165,6 +165,15 @@ def test_a_dry_run_decides_and_writes_nothing(bf16_base, tiny_edit, tmp_path, ca
     assert "nothing was written" in capsys.readouterr().out
 
 
+def test_a_dry_run_has_no_verdict(bf16_base, tiny_edit, tmp_path, capsys):
+    result = bake(bf16_base, tiny_edit, tmp_path / "out", dry_run=True)
+    assert (result.verdict, result.levels) == (None, ())
+    result.raise_if_failed()
+    command("bake", "--model", bf16_base, "--edits", tiny_edit, "--out", tmp_path / "out", "--dry-run", "--json")
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["verdict"], printed["certificate"]) == (None, {})
+
+
 def test_each_refused_edit_is_named_with_its_reason(bf16_base, tmp_path):
     plan = plan_for(bf16_base)
     first, second = plan.edits

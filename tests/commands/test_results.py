@@ -129,7 +129,10 @@ MUTATIONS = {
         of_json("config.json", lambda config: config.update(mlp_bias=False)),
         r"config\.json is not what it must be in mlp_bias",
     ),
-    "the code": (appended(CODE), rf"{CODE} is not what is written for these edits"),
+    "the code": (
+        appended(CODE),
+        rf"{CODE} is not what is written for these edits; results of another version .* are verified by that version$",
+    ),
     "the code that config.json names": (
         of_json("config.json", lambda config: config["auto_map"].update(AutoModelForCausalLM="other.Model")),
         r"config\.json is not what it must be in auto_map",
@@ -140,7 +143,7 @@ MUTATIONS = {
     ),
     "the tokenizer's config": (
         of_json("tokenizer_config.json", lambda config: config.update(tokenizer_class="Qwen2TokenizerFast")),
-        r"tokenizer_config\.json is not what is written for these edits",
+        r"tokenizer_config\.json is not what is written for these edits$",
     ),
     "the tokenizer": (
         appended("tokenizer.json"),

@@ -20,6 +20,7 @@ from alignez_bake.exporters.gguf_files import (
 )
 from alignez_bake.exporters.protocol import ExportSettings
 
+from alignez_bake.commands.bake import bake
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
@@ -229,10 +230,24 @@ def test_only_what_is_needed_is_written(llama, tmp_path):
     assert [file.name for file in export_gguf(llama, plan_for(llama), tmp_path / "map").iterdir()] == [ADAPTER_FILE]
 
 
-def test_edits_that_change_nothing_are_refused(llama, tmp_path):
-    nothing = plan_of(llama, Edit(Site("residual", 1), bias=np.zeros(WIDTH)))
-    with pytest.raises(BadInputError, match="change nothing"):
-        export_gguf(llama, nothing, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("edit", "weights"),
+    [
+        (Edit(Site("residual", 1), bias=np.zeros(WIDTH)), {}),
+        (Edit(Site("residual", 1), bias=SHIFT, strength=0.0), {}),
+        (Edit(Site("residual", 1), bias=SHIFT, objective="one"), {"one": 0.0}),
+        (Edit(Site("mlp_write", 1), LEFT, RIGHT, strength=0.0), {}),
+        (Edit(Site("mlp_write", 1), LEFT, RIGHT, objective="one"), {"one": 0.0}),
+    ],
+)
+def test_edits_that_change_nothing_are_inconclusive(edit, weights, llama, tmp_path):
+    """As a checkpoint and an adapter of them are, whichever of their factors is zero."""
+    plan = plan_of(llama, edit, weights=weights)
+    result = bake(llama.path, plan, tmp_path / "gguf", artefact="gguf")
+    assert (result.verdict, result.path.name) == ("inconclusive", "gguf.failed")
+    if edit.site.kind == "mlp_write":
+        assert bake(llama.path, plan, tmp_path / "adapter", artefact="adapter").verdict == "inconclusive"
+        assert bake(llama.path, plan, tmp_path / "checkpoint").verdict == "inconclusive"
 
 
 def test_what_float32_cannot_hold_is_refused(llama, tmp_path):
