@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.inserted.model import SiteInsert, inserted_model
+from alignez_bake.language_model.kv_cache import cache_name
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.safetensors_io.writer import write_tensors
@@ -100,7 +101,8 @@ class Subject:
             self.seconds.append(time.perf_counter() - start)
 
     def _step(self, forward: Callable[..., Any], ids: torch.Tensor) -> None:
-        out = forward(input_ids=ids, past_key_values=self.cache, position_ids=self.position, use_cache=True)
+        cache = {cache_name(self.model): self.cache}
+        out = forward(input_ids=ids, position_ids=self.position, use_cache=True, **cache)
         self.next = out.logits[:, -1:].argmax(-1)
 
 

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.batching import left_padded, length_sorted_batches
+from alignez_bake.language_model.kv_cache import cache_name
 from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
@@ -157,17 +158,17 @@ def _continued(
     ends = set(lm.eos_ids)
     ids, mask, positions = left_padded(contexts, lm.pad_id, lm.device)
     open_rows: list[int | None] = list(range(len(contexts)))  # the answer that each row writes; None: it has ended
-    cache = None
+    cache, name = None, cache_name(lm.model)
     for _ in range(most):
         output = lm.model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{name: cache},
         )
-        cache = output.past_key_values
+        cache = output[name]
         chosen = choose(output.logits[:, -1])
         for row, token in enumerate(chosen.tolist()):
             answer = open_rows[row]
