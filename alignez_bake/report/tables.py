@@ -73,10 +73,11 @@ def refit_table(refitted: Refitted) -> Table:
 
 def _main_figures(figures: dict[str, Any]) -> list[tuple[str, str]]:
     if figures["level"] == "tensors":
-        share = figures["lowest_delivered_share"]
+        share, inserted = figures["lowest_delivered_share"], figures.get("inserted_tensors")
         return [
             ("edited tensors = formula", _cell(figures["edited_tensors"])),
             ("other tensors = base", _cell(figures["untouched_tensors"])),
+            *([("inserted parameters = edits", _cell(inserted))] if inserted else []),
             ("lowest delivered share", "none changed" if share is None else f"{share:.4f}"),
         ]
     rows: list[tuple[str, str]] = []
