@@ -136,13 +136,9 @@ def _lowered(plan: EditPlan, model: ModelFolder, target: Target, entries: list[_
     for entry in entries:
         by_site.setdefault(entry.edit.site, []).append(entry)
     ways = [_site_way(model, target, site, tuple(found)) for site, found in by_site.items()]
-    wanted = {way.site: tuple(entry.edit for entry in way.entries) for way in ways if way.route == "rehome"}
-    home = find_home(
-        model,
-        wanted,
-        _dials(plan, [entry.edit for entry in entries]),
-        dtype=options.dtype,
-    )
+    homeless = [way for way in ways if way.route == "rehome" and "rehome" in target.routes]
+    wanted = {way.site: tuple(entry.edit for entry in way.entries) for way in homeless}
+    home = find_home(model, wanted, _dials(plan, [entry.edit for entry in entries]), dtype=options.dtype)
     ways = [_settled(way, home, target, options) for way in ways]
 
     folding = [

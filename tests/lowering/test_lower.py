@@ -11,6 +11,7 @@ from alignez_bake.exporters.registry import exporter_named
 from alignez_bake.commands.bake import bake
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.lowering.decide import fold_refusal
 from alignez_bake.lowering.lower import lower
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.site import Site
@@ -188,3 +189,29 @@ def test_every_decision_says_what_it_costs(llama):
     assert "relu(t) as silu(βt)/β" in units.exactness
     assert "within" in units.exactness
     assert module.cost == f"a code file; {2 * 2 * 32} parameters in fp32"
+
+
+class GraphLike:
+    """An artefact that can hold modules, but no other model than the base: a graph that is already there."""
+
+    name = "graph"
+    routes = frozenset({"fold", "insert"})
+    exactness = "exact"
+    cost = "a node"
+
+    def supports(self, edit, slot):
+        return fold_refusal(edit, slot)
+
+
+def test_what_keeps_the_base_as_it_is_gets_modules_instead_of_an_equivalent(llama):
+    base = open_model_folder(llama)
+    (shift,) = shifts_at(llama, "mlp_write", layers=[0])
+    (linear,) = edits_at(llama, "mlp_write", layers=[1])
+    lowering = lower(EditPlan((shift, linear)), base, GraphLike(), code=True)
+    assert routes_of(lowering) == {"mlp_write.0": "insert", "mlp_write.1": "fold"}
+    assert lowering.home is base
+    assert lowering.home_changes == ()
+    assert [insert.site for insert in lowering.inserts] == [shift.site]
+    rehomed = lower(EditPlan((shift, linear)), base, exporter_named("checkpoint"), code=True)
+    assert routes_of(rehomed)["mlp_write.0"] == "rehome"
+    assert rehomed.home is not base
