@@ -45,7 +45,7 @@ SITE_DESCRIPTIONS: Final[dict[SiteKind, str]] = {
     "attn_k": "output of the key projection",
     "attn_v": "output of the value projection",
     "residual": "output of the decoder layer",
-    "embed": "output of the token embedding module (gemma2 scales within it)",
+    "embed": "output of the token embedding module (gemma's scale within it)",
 }
 
 

@@ -1,8 +1,8 @@
 """What llama.cpp calls architectures and tensors, by the official `gguf` package's own tables.
 
 What llama.cpp's converter does to weights beside renaming them (q and k of llama permuted, gpt_neox's qkv reordered,
-one added to gemma's norms) does not touch the writers and gates that are edited here. gpt2's Conv1D is transposed, so
-that its weights are [d_out, d_in] there too; phi3's gate stays the first half of one tensor.
+one added to the norms of gemma2 and gemma3_text) does not touch the writers and gates that are edited here. gpt2's
+Conv1D is transposed, so that its weights are [d_out, d_in] there too; phi3's gate stays the first half of one tensor.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LLAMA_CPP_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "gemma2": "gemma2",
+        "gemma3_text": "gemma3",
         "gpt2": "gpt2",
         "gpt_neox": "gptneox",
         "llama": "llama",

@@ -13,11 +13,12 @@ Biases at the writers exist where the architecture has a switch for them:
     gpt2         no           always                            all (Conv1D)
     gpt_neox     yes          attention_bias                    both MLP maps
     gemma2       yes          attention_bias                    none
+    gemma3_text  yes          attention_bias                    none
     phi3         yes          no such switch                    none
     opt          yes          enable_bias                       none
     mixtral      yes          no such switch                    none
 
-`hidden` differs from heads x head_dim in qwen3 and gemma2, so that their attention writers are not square.
+`hidden` differs from heads x head_dim in qwen3, gemma2 and gemma3_text, so that their attention writers are not square.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _BIAS_SWITCHES: dict[str, dict[str, bool] | None] = {
     "gpt2": {},
     "gpt_neox": {"attention_bias": True},
     "gemma2": {"attention_bias": True},
+    "gemma3_text": {"attention_bias": True},
     "phi3": None,
     "opt": {"enable_bias": True},
     "mixtral": None,
@@ -74,10 +76,17 @@ _ROPE_SIZES: dict[str, Any] = {
     "num_key_value_heads": 1,
     "max_position_embeddings": CONTEXT,
 }
+_WIDE_SIZES: dict[str, Any] = {
+    **_ROPE_SIZES,
+    "hidden_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
 _SIZES: dict[str, dict[str, Any]] = {
     "llama": {**_ROPE_SIZES, "head_dim": 16},
     "qwen2": _ROPE_SIZES,
-    "qwen3": {**_ROPE_SIZES, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
+    "qwen3": _WIDE_SIZES,
     "mistral": {**_ROPE_SIZES, "head_dim": 16, "sliding_window": None},
     "gpt2": {"n_embd": 32, "n_inner": 64, "n_layer": 2, "n_head": 2, "n_positions": CONTEXT},
     "gpt_neox": {
@@ -87,13 +96,12 @@ _SIZES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2,
         "max_position_embeddings": CONTEXT,
     },
-    "gemma2": {
-        **_ROPE_SIZES,
-        "hidden_size": 48,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
+    "gemma2": {**_WIDE_SIZES, "query_pre_attn_scalar": 16},
+    # By default one layer in six sees the whole context: of two, none.
+    "gemma3_text": {
+        **_WIDE_SIZES,
         "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
     },
     "phi3": {**_ROPE_SIZES, "original_max_position_embeddings": CONTEXT},
     "mixtral": {
@@ -173,8 +181,8 @@ def runs_in_its_dtype(model: PreTrainedModel) -> PreTrainedModel:
 def _values(model_type: str, name: str, noise: torch.Tensor) -> torch.Tensor:
     if name.endswith("bias"):
         return 0.3 * noise
-    if noise.dim() == 1:  # norms; gemma2 adds the one itself
-        return 0.3 * noise + (0.0 if model_type == "gemma2" else 1.0)
+    if noise.dim() == 1:  # norms; gemma2 and gemma3_text add the one themselves
+        return 0.3 * noise + (0.0 if model_type in ("gemma2", "gemma3_text") else 1.0)
     if any(part in name for part in ("embed_tokens", "embed_in", "embed_positions", "wte", "wpe")):
         return 0.5 * noise
     fan_in = noise.shape[0] if model_type == "gpt2" and "lm_head" not in name else noise.shape[-1]

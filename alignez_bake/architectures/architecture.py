@@ -75,7 +75,7 @@ class Architecture:
         base_model_prefix: attribute of the causal model that holds the headless model; files may lack it.
         layers: path of the list of decoder layers.
         layer_count: name of the number of layers in config.json.
-        embed: path of the token embedding. Its output is the site `embed` (gemma2 scales inside the module).
+        embed: path of the token embedding. Its output is the site `embed` (gemma's module scales it).
         head: name of the output embedding in the files (gpt_neox's module is called otherwise).
         tied_by_default: whether head and embedding are one tensor where config.json does not say.
         final_norm: path of the norm after the last layer; what enters it is the residual stream.

@@ -89,6 +89,7 @@ def generate_code(model_type: str) -> str:
         name=classes.name,
         base_type=model_type,
         own_type=own_model_type(model_type),
+        classes=", ".join(sorted((classes.config, classes.model))),
         config_class=classes.config,
         model_class=classes.model,
         own_config=classes.own_config,

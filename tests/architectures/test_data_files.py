@@ -270,6 +270,7 @@ def layer_terms(model, architecture, layer):
     return entering, leaving, [calls[path][0][1].reshape(leaving.shape) for path in writers]
 
 
+POST_NORMED = ("gemma2", "gemma3_text")
 SUM_SWITCHES = [
     ("opt", {"do_layer_norm_before": True}, True),
     ("opt", {"do_layer_norm_before": False}, False),
@@ -279,7 +280,7 @@ SUM_SWITCHES = [
 
 @pytest.mark.parametrize(
     ("model_type", "overrides", "is_sum"),
-    [(name, {}, name != "gemma2") for name in MODEL_TYPES] + SUM_SWITCHES,
+    [(name, {}, name not in POST_NORMED) for name in MODEL_TYPES] + SUM_SWITCHES,
 )
 def test_a_layer_gives_the_sum_of_its_input_and_its_writers_where_the_data_says(
     model_type, overrides, is_sum, tiny_model
@@ -316,8 +317,9 @@ def test_batch_and_length_are_one_dimension_where_the_data_says(live):
     assert (output.dim() == 2) == architecture.flattens
 
 
-def test_the_site_embed_is_what_the_embedding_module_gives(tiny_model):
-    model = tiny_model("gemma2", bias=False, dtype=torch.float64)
+@pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text"])
+def test_the_site_embed_is_what_the_embedding_module_gives(model_type, tiny_model):
+    model = tiny_model(model_type, bias=False, dtype=torch.float64)
     architecture = architecture_for(model.config.to_dict())
     calls, _ = recorded(model, [architecture.embed, architecture.layer_path(0)])
     assert torch.equal(calls[architecture.embed][0][1], calls[architecture.layer_path(0)][0][0])

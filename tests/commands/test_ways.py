@@ -39,6 +39,7 @@ WAYS = {
     "mistral": Ways("rehome", "rehome", "alignez_llama"),
     "qwen3": Ways("rehome", "insert", "alignez_qwen3"),
     "gemma2": Ways("rehome", "insert", "alignez_gemma2"),
+    "gemma3_text": Ways("rehome", "insert", "alignez_gemma3_text"),
     "gpt_neox": Ways("rehome", "rehome", "alignez_gpt_neox"),
     "opt": Ways("rehome", "rehome", "alignez_opt"),
     "gpt2": Ways("fold", "rehome", "alignez_gpt2"),

@@ -22,6 +22,8 @@ from tests.tiny_models import COMBINATIONS, MODEL_TYPES, VOCABULARY
 EMBED = Site("embed")
 TIED = {"tie_word_embeddings": True}
 UNTIED = {"tie_word_embeddings": False}
+SCALED = ("gemma2", "gemma3_text")
+UNSCALED = [name for name in MODEL_TYPES if name not in SCALED]
 
 
 def chain(base):
@@ -36,7 +38,7 @@ def chain(base):
     return EditPlan(edits, weights={"a": 0.5, "b": 1.5})
 
 
-@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name != "gemma2"])
+@pytest.mark.parametrize("model_type", UNSCALED)
 def test_an_edit_with_constants_folds_into_the_rows(model_type, tmp_path, save_tiny):
     """Also where learned positions join behind, and in each row: that of the padding too."""
     base = open_model_folder(save_tiny(model_type, tmp_path / "base", overrides=UNTIED))
@@ -76,7 +78,7 @@ def test_the_embedding_module_gives_what_the_hooked_one_does(dtype, tolerance, t
     assert torch.equal(original.get_output_embeddings().weight, baked.get_output_embeddings().weight)
 
 
-@pytest.mark.parametrize("model_type", [name for name in MODEL_TYPES if name != "gemma2"])
+@pytest.mark.parametrize("model_type", UNSCALED)
 @pytest.mark.parametrize("constant", [False, True])
 def test_what_is_tied_to_the_head_does_not_fold(model_type, constant, tmp_path, save_tiny):
     bias = (model_type, False) not in COMBINATIONS
@@ -89,16 +91,17 @@ def test_what_is_tied_to_the_head_does_not_fold(model_type, constant, tmp_path, 
     assert "--trust-remote-code" in reason
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "opt", "gemma2"])
+@pytest.mark.parametrize("model_type", ["gpt2", "opt", *SCALED])
 def test_a_config_that_does_not_say_is_read_as_the_architecture_does(model_type, tiny_folder):
     base = open_model_folder(tiny_folder(model_type))
     config = {key: value for key, value in base.config.items() if key != "tie_word_embeddings"}
     assert "tied to the head" in find_slot(replace(base, config=config), EMBED).obstacle
 
 
+@pytest.mark.parametrize("model_type", SCALED)
 @pytest.mark.parametrize("overrides", [TIED, UNTIED])
-def test_an_embedding_that_scales_does_not_fold(overrides, tmp_path, save_tiny):
-    base = open_model_folder(save_tiny("gemma2", tmp_path, overrides=overrides))
+def test_an_embedding_that_scales_does_not_fold(model_type, overrides, tmp_path, save_tiny):
+    base = open_model_folder(save_tiny(model_type, tmp_path, overrides=overrides))
     plan = EditPlan((edit_for_slot(find_slot(base, EMBED)),))
     assert routes(plan, base, code=True) == ["insert"]
     assert routes(plan, base) == ["refuse"]

@@ -33,6 +33,7 @@ BIASES = [
     ("llama", [ATTN, MLP], "llama", 14),
     ("qwen3", [ATTN], "qwen3", 8),
     ("gemma2", [ATTN], "gemma2", 8),
+    ("gemma3_text", [ATTN], "gemma3_text", 8),
     ("gpt_neox", [ATTN], "gpt_neox", 4),
     ("opt", [MLP], "opt", 12),
     ("mistral", [ATTN], "llama", 8),
@@ -242,6 +243,8 @@ REFUSED = [
     ("qwen3", {"bias_sites": [MLP]}, "no switch for a bias of mlp.down_proj.*norms of q and k"),
     ("qwen3", {"units": {0: 1}}, "no biases in its gated MLP.*norms of q and k"),
     ("gemma2", {"units": {1: 4}}, "no biases in its gated MLP.*soft caps"),
+    ("gemma3_text", {"bias_sites": [MLP]}, "no switch for a bias of mlp.down_proj.*norms of q and k"),
+    ("gemma3_text", {"units": {1: 4}}, "no biases in its gated MLP.*norms of q and k"),
     ("mixtral", {"bias_sites": [ATTN]}, "no equivalent with more places is known of a mixtral model"),
 ]
 
