@@ -27,6 +27,7 @@ LLAMA_CPP_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "llama": "llama",
         "mistral": "llama",
         "mixtral": "llama",
+        "olmo2": "olmo2",
         "phi3": "phi3",
         "qwen2": "qwen2",
         "qwen3": "qwen3",

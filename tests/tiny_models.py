@@ -14,6 +14,7 @@ Biases at the writers exist where the architecture has a switch for them:
     gpt_neox     yes          attention_bias                    both MLP maps
     gemma2       yes          attention_bias                    none
     gemma3_text  yes          attention_bias                    none
+    olmo2        yes          attention_bias                    none
     phi3         yes          no such switch                    none
     opt          yes          enable_bias                       none
     mixtral      yes          no such switch                    none
@@ -52,6 +53,7 @@ _BIAS_SWITCHES: dict[str, dict[str, bool] | None] = {
     "gpt_neox": {"attention_bias": True},
     "gemma2": {"attention_bias": True},
     "gemma3_text": {"attention_bias": True},
+    "olmo2": {"attention_bias": True},
     "phi3": None,
     "opt": {"enable_bias": True},
     "mixtral": None,
@@ -103,6 +105,7 @@ _SIZES: dict[str, dict[str, Any]] = {
         "query_pre_attn_scalar": 16,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "olmo2": _ROPE_SIZES,
     "phi3": {**_ROPE_SIZES, "original_max_position_embeddings": CONTEXT},
     "mixtral": {
         **_ROPE_SIZES,

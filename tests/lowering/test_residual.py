@@ -90,6 +90,7 @@ SUMS_NO_MORE = [
     ("gemma2", True, {}),  # a norm follows the writer
     ("gemma2", False, UNTIED),
     ("gemma3_text", False, UNTIED),
+    ("olmo2", False, {}),
 ]
 
 
@@ -146,7 +147,7 @@ def stream_routes(plan, base, *, code=False):
     return [route for edit, route in found if edit.site.kind == "residual"]
 
 
-NOT_SEQUENTIAL = ("gpt2", "opt", "gemma2", "gemma3_text", "gpt_neox")
+NOT_SEQUENTIAL = ("gpt2", "opt", "gemma2", "gemma3_text", "gpt_neox", "olmo2")
 SEQUENTIAL = [case for case in COMBINATIONS if case[0] not in NOT_SEQUENTIAL]
 
 

@@ -34,6 +34,7 @@ BIASES = [
     ("qwen3", [ATTN], "qwen3", 8),
     ("gemma2", [ATTN], "gemma2", 8),
     ("gemma3_text", [ATTN], "gemma3_text", 8),
+    ("olmo2", [ATTN], "olmo2", 8),
     ("gpt_neox", [ATTN], "gpt_neox", 4),
     ("opt", [MLP], "opt", 12),
     ("mistral", [ATTN], "llama", 8),
@@ -245,6 +246,8 @@ REFUSED = [
     ("gemma2", {"units": {1: 4}}, "no biases in its gated MLP.*soft caps"),
     ("gemma3_text", {"bias_sites": [MLP]}, "no switch for a bias of mlp.down_proj.*norms of q and k"),
     ("gemma3_text", {"units": {1: 4}}, "no biases in its gated MLP.*norms of q and k"),
+    ("olmo2", {"bias_sites": [MLP]}, "no switch for a bias of mlp.down_proj.*after the writers"),
+    ("olmo2", {"units": {1: 4}}, "no biases in its gated MLP.*after the writers"),
     ("mixtral", {"bias_sites": [ATTN]}, "no equivalent with more places is known of a mixtral model"),
 ]
 

@@ -215,7 +215,7 @@ def test_edits_that_no_unit_can_carry_are_refused(change, reason, tiny_folder):
     assert reason in refusal.reason
 
 
-@pytest.mark.parametrize("model_type", ["phi3", "gemma2", "gemma3_text", "qwen3", "mixtral"])
+@pytest.mark.parametrize("model_type", ["phi3", "gemma2", "gemma3_text", "olmo2", "qwen3", "mixtral"])
 def test_an_mlp_that_takes_no_units_is_refused(model_type, tiny_folder):
     plan = EditPlan((block_edit(0, 48 if model_type in ("gemma2", "gemma3_text", "qwen3") else 32),))
     refusal = unit_values(open_model_folder(tiny_folder(model_type)), plan.groups_at(plan.sites[0]), dtype="F32")
