@@ -31,6 +31,7 @@ LLAMA_CPP_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "phi3": "phi3",
         "qwen2": "qwen2",
         "qwen3": "qwen3",
+        "smollm3": "smollm3",
     }
 )
 """llama.cpp's name of the architecture that runs a model type."""

@@ -16,6 +16,7 @@ Biases at the writers exist where the architecture has a switch for them:
     gemma3_text  yes          attention_bias                    none
     olmo2        yes          attention_bias                    none
     phi3         yes          no such switch                    none
+    smollm3      yes          attention_bias, mlp_bias          none
     opt          yes          enable_bias                       none
     mixtral      yes          no such switch                    none
 
@@ -55,6 +56,7 @@ _BIAS_SWITCHES: dict[str, dict[str, bool] | None] = {
     "gemma3_text": {"attention_bias": True},
     "olmo2": {"attention_bias": True},
     "phi3": None,
+    "smollm3": {"attention_bias": True, "mlp_bias": True},
     "opt": {"enable_bias": True},
     "mixtral": None,
 }
@@ -114,6 +116,8 @@ _SIZES: dict[str, dict[str, Any]] = {
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
     },
+    # By default one layer in four has no rotary positions: of two, none.
+    "smollm3": {**_ROPE_SIZES, "no_rope_layers": [1, 0]},
     "opt": {
         "hidden_size": 32,
         "word_embed_proj_dim": 32,

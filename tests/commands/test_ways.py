@@ -41,6 +41,7 @@ WAYS = {
     "gemma2": Ways("rehome", "insert", "alignez_gemma2"),
     "gemma3_text": Ways("rehome", "insert", "alignez_gemma3_text"),
     "olmo2": Ways("rehome", "insert", "alignez_olmo2"),
+    "smollm3": Ways("rehome", "rehome", "alignez_smollm3"),
     "gpt_neox": Ways("rehome", "rehome", "alignez_gpt_neox"),
     "opt": Ways("rehome", "rehome", "alignez_opt"),
     "gpt2": Ways("fold", "rehome", "alignez_gpt2"),

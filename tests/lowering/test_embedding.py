@@ -91,7 +91,7 @@ def test_what_is_tied_to_the_head_does_not_fold(model_type, constant, tmp_path, 
     assert "--trust-remote-code" in reason
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "opt", *SCALED])
+@pytest.mark.parametrize("model_type", ["gpt2", "opt", "smollm3", *SCALED])
 def test_a_config_that_does_not_say_is_read_as_the_architecture_does(model_type, tiny_folder):
     base = open_model_folder(tiny_folder(model_type))
     config = {key: value for key, value in base.config.items() if key != "tie_word_embeddings"}
