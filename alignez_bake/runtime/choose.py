@@ -1,0 +1,85 @@
+"""From logits to the next token: the likeliest one, or a sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignez_bake.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Chooser = Callable[[NDArray[Any]], NDArray[np.int64]]  # logits [batch, vocabulary] to tokens [batch]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: above 0; 1 is the model's own distribution.
+        top_p: above 0, at most 1: the likeliest tokens whose probabilities first add up to it are the only ones
+            drawn; 1 keeps all. (Nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751.)
+        seed: 0 or more; the same seed, graph, batch and provider give the same tokens.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            BadInputError: a value out of them.
+        """
+        if not 0 < self.temperature < math.inf:
+            raise BadInputError(f"temperature {self.temperature} must be a finite number above 0 (greedy: no sampling)")
+        if not 0 < self.top_p <= 1:
+            raise BadInputError(f"top_p {self.top_p} must be above 0 and at most 1")
+        if self.seed < 0:
+            raise BadInputError(f"seed {self.seed} must be 0 or more")
+
+
+def chooser(sampling: Sampling | None, rows: int) -> Chooser:
+    """What chooses the tokens of a batch, step by step.
+
+    Args:
+        sampling: None for the likeliest token (of equal ones the first).
+        rows: of the batch. Each row draws from a stream of its own, so that what the others do, or when they
+            end, changes nothing.
+    """
+    if sampling is None:
+        return _likeliest
+    streams = [np.random.default_rng(seed) for seed in np.random.SeedSequence(sampling.seed).spawn(rows)]
+
+    def draw(logits: NDArray[Any]) -> NDArray[np.int64]:
+        rows = zip(logits, streams, strict=True)
+        return np.array([_drawn(row, sampling, stream.random()) for row, stream in rows], dtype=np.int64)
+
+    return draw
+
+
+def _likeliest(logits: NDArray[Any]) -> NDArray[np.int64]:
+    tokens: NDArray[np.int64] = logits.argmax(axis=-1).astype(np.int64)
+    return tokens
+
+
+def _drawn(logits: NDArray[Any], sampling: Sampling, uniform: float) -> int:
+    """The token at which the cumulated probability passes `uniform`, likeliest tokens first.
+
+    fp64: with 2¹⁸ tokens an fp32 sum loses the rare ones.
+    """
+    order = np.argsort(-logits, kind="stable")
+    scaled = logits[order].astype(np.float64)
+    cumulated = np.cumsum(np.exp((scaled - scaled[0]) / sampling.temperature))
+    # The first place at which top_p is reached still belongs to the nucleus. At 1 nothing is cut.
+    kept = len(order) if sampling.top_p == 1 else int(np.searchsorted(cumulated, sampling.top_p * cumulated[-1])) + 1
+    place = int(np.searchsorted(cumulated[:kept], uniform * cumulated[kept - 1], side="right"))
+    return int(order[min(place, kept - 1)])  # uniform * total can round up to the total
