@@ -1,0 +1,1 @@
+"""A causal model with its cache as one ONNX graph."""
