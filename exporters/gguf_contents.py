@@ -2,8 +2,9 @@
 
 The edits of one map are (B, A, Δb) of `low_rank`, so that y' = (W + B A) z + b + Δb. A LoRA adapter of llama.cpp
 carries B A. It has no place for Δb; but behind a layer the residual stream is x' = x + a + m (layer input, attention
-writer, MLP writer), so where no norm follows the MLP writer, m + Δb is x' + Δb, which a control vector carries. A
-shift of the residual stream itself is another term of the same vector. The stream behind layer 0 has no such vector.
+writer, MLP writer), so where no norm and no multiplier follows the MLP writer, m + Δb is x' + Δb, which a control
+vector carries. A shift of the residual stream itself is another term of the same vector. The stream behind layer 0 has
+no such vector.
 
 Of a mixture of experts, whose weighed sum y = Σ_e p_e W_e z_e an edit y + L Rᵀ y reads, every expert gets the same
 edit: W_e + L (Rᵀ W_e). Its constant joins the block's output once, so it goes into the vector as well.
@@ -102,9 +103,9 @@ def gguf_refusal(edit: Edit, slot: Slot) -> Refusal | None:
 def _constant_refusal(edit: Edit, slot: Slot) -> Refusal | None:
     if slot.site.kind not in ("residual", "mlp_write"):
         return Refusal(f"it adds a constant{_because_of_bias(edit, slot)}, for which a GGUF adapter has no place")
-    if slot.post_norm is not None:
+    if (between := slot.post_norm or slot.multiplier) is not None:
         return Refusal(
-            f"it adds a constant{_because_of_bias(edit, slot)} before {slot.post_norm}, where a control vector adds "
+            f"it adds a constant{_because_of_bias(edit, slot)} before {between}, where a control vector adds "
             "behind it: put the shift at 'residual'"
         )
     if _layer(slot.site) < FIRST_LAYER:

@@ -24,6 +24,7 @@ LLAMA_CPP_NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "gemma3_text": "gemma3",
         "gpt2": "gpt2",
         "gpt_neox": "gptneox",
+        "granite": "granite",
         "llama": "llama",
         "mistral": "llama",
         "mixtral": "llama",

@@ -17,6 +17,7 @@ Biases at the writers exist where the architecture has a switch for them:
     olmo2        yes          attention_bias                    none
     phi3         yes          no such switch                    none
     smollm3      yes          attention_bias, mlp_bias          none
+    granite      yes          attention_bias, mlp_bias          none
     opt          yes          enable_bias                       none
     mixtral      yes          no such switch                    none
 
@@ -57,6 +58,7 @@ _BIAS_SWITCHES: dict[str, dict[str, bool] | None] = {
     "olmo2": {"attention_bias": True},
     "phi3": None,
     "smollm3": {"attention_bias": True, "mlp_bias": True},
+    "granite": {"attention_bias": True, "mlp_bias": True},
     "opt": {"enable_bias": True},
     "mixtral": None,
 }
@@ -118,6 +120,14 @@ _SIZES: dict[str, dict[str, Any]] = {
     },
     # By default one layer in four has no rotary positions: of two, none.
     "smollm3": {**_ROPE_SIZES, "no_rope_layers": [1, 0]},
+    # By default all multipliers are 1.
+    "granite": {
+        **_ROPE_SIZES,
+        "embedding_multiplier": 1.5,
+        "attention_multiplier": 0.25,
+        "residual_multiplier": 0.625,
+        "logits_scaling": 2.0,
+    },
     "opt": {
         "hidden_size": 32,
         "word_embed_proj_dim": 32,

@@ -87,6 +87,8 @@ class Architecture:
         parallel_switch: entry of config.json (absent: true) by which attention and MLP both read the layer's input.
         pre_norm_switch: entry of config.json (absent: true) without which a norm follows each sum, so that a layer's
             output is no longer a sum of writers.
+        writer_multiplier: entry of config.json (absent: 1) by which what a writer gives is multiplied as it joins the
+            residual stream.
         flattens: whether the MLP gets batch and length as one dimension.
         min_transformers: the oldest release whose module tree has these paths, if older ones are not alike.
     """
@@ -106,6 +108,7 @@ class Architecture:
     learned_positions: bool = False
     parallel_switch: str | None = None
     pre_norm_switch: str | None = None
+    writer_multiplier: str | None = None
     flattens: bool = False
     min_transformers: str | None = None
 
@@ -118,9 +121,14 @@ class Architecture:
         return self.parallel_switch is not None and bool(config.get(self.parallel_switch, True))
 
     def layers_are_sums(self, config: Mapping[str, Any]) -> bool:
-        """Whether a layer's output is the sum of its input and its two writers' outputs, with no norm in between."""
+        """Whether a layer's output is the sum of its input and its two writers' outputs, nothing else in between."""
         pre_norm = self.pre_norm_switch is None or bool(config.get(self.pre_norm_switch, True))
-        return pre_norm and all(self.sites[kind].post_norm is None for kind in self.blocks)
+        plain = pre_norm and not self.multiplies_writers(config)
+        return plain and all(self.sites[kind].post_norm is None for kind in self.blocks)
+
+    def multiplies_writers(self, config: Mapping[str, Any]) -> bool:
+        """Whether what a writer gives joins the residual stream times another number than 1."""
+        return self.writer_multiplier is not None and config.get(self.writer_multiplier, 1) != 1
 
     def num_layers(self, config: Mapping[str, Any]) -> int:
         """Number of decoder layers that a config.json states.

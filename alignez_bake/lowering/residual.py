@@ -11,7 +11,7 @@ own computes it. Two edits of it are edits of its terms all the same:
    wrote, at every attention writer too. One learned position embedding, which joins behind the token embedding, and
    nothing of this holds.
 
-Both need layers whose output is that sum: no norm behind a writer or behind the sum.
+Both need layers whose output is that sum: no norm behind a writer or behind the sum, no multiplier of the writers.
 """
 
 from __future__ import annotations

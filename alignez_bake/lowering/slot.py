@@ -67,6 +67,8 @@ class Slot:
         obstacle: why nothing at all can be folded here, or empty.
         model_type: of the model, for artefacts that not every architecture has.
         post_norm: path of the norm that follows the map before its output joins the residual stream.
+        multiplier: entry of config.json by which a writer's output is multiplied before it joins the residual stream,
+            where that is not 1.
     """
 
     site: Site
@@ -81,6 +83,7 @@ class Slot:
     obstacle: str = ""
     model_type: str = ""
     post_norm: str | None = None
+    multiplier: str | None = None
 
     @property
     def weight(self) -> str:
@@ -155,6 +158,7 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
     has_bias = linear.experts is None and bias in tensors and _uses_bias(model, linear)
     if has_bias and tensors.entry(bias).shape != (fused_rows,):
         raise BadInputError(f"{bias} has shape {list(tensors.entry(bias).shape)}: its weight needs [{fused_rows}]")
+    multiplied = site.kind in architecture.blocks and architecture.multiplies_writers(model.config)
     return Slot(
         site=site,
         kind="map" if linear.experts is None else "experts",
@@ -167,6 +171,7 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
         dtype=dtypes.pop(),
         model_type=architecture.model_type,
         post_norm=linear.post_norm,
+        multiplier=architecture.writer_multiplier if multiplied else None,
     )
 
 

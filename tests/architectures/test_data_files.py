@@ -85,6 +85,7 @@ def test_layers_embedding_and_final_norm_are_the_models_own(live):
     with torch.no_grad():
         logits = model(ids()).logits
     expected = head(calls[architecture.final_norm][0][1])
+    expected = expected / getattr(model.config, "logits_scaling", 1.0)
     cap = getattr(model.config, "final_logit_softcapping", None)
     assert relative(logits, cap * torch.tanh(expected / cap) if cap else expected) < 1e-12
 
@@ -196,8 +197,9 @@ def test_what_a_writer_gives_joins_the_residual_stream_as_the_post_norm_says(liv
         calls, _ = recorded(model, [writer, norm])
         assert torch.equal(calls[writer][0][1], calls[norm][0][0])
         return
-    # Without a post-norm nothing scales it on its way: what is added to the writer's output arrives as it is. Seen
-    # where no other part of the layer reads it: at the MLP's writer, and at attention's where the MLP is cut off.
+    # Without a post-norm nothing scales it on its way but a multiplier: what is added to the writer's output arrives as
+    # it is, or times that. Seen where no other part of the layer reads it: at the MLP's writer, and at attention's
+    # where the MLP is cut off.
     added = 0.5
     cut = model.get_submodule(architecture.module_path(Site("mlp_write", 1)))
     handles = []
@@ -208,7 +210,9 @@ def test_what_a_writer_gives_joins_the_residual_stream_as_the_post_norm_says(liv
     ((_, after),) = recorded(model, [layer])[0][layer]
     for handle in handles:
         handle.remove()
-    assert relative(after - before, torch.full_like(before, added)) < 1e-12
+    multiplier = getattr(model.config, architecture.writer_multiplier or "", 1.0)
+    assert (multiplier != 1.0) == (architecture.model_type == "granite")
+    assert relative(after - before, torch.full_like(before, added * multiplier)) < 1e-12
 
 
 @pytest.mark.parametrize("kind", ["attn_write", "mlp_write"])
@@ -260,6 +264,7 @@ def test_learned_positions_join_between_embedding_and_first_layer(live):
     model, architecture = live
     calls, _ = recorded(model, [architecture.embed, architecture.layer_path(0)])
     embedded, entering = calls[architecture.embed][0][1], calls[architecture.layer_path(0)][0][0]
+    embedded = embedded * getattr(model.config, "embedding_multiplier", 1.0)
     assert torch.equal(embedded, entering) != architecture.learned_positions
 
 
@@ -271,8 +276,9 @@ def layer_terms(model, architecture, layer):
     return entering, leaving, [calls[path][0][1].reshape(leaving.shape) for path in writers]
 
 
-POST_NORMED = ("gemma2", "gemma3_text", "olmo2")
+NO_SUMS = ("gemma2", "gemma3_text", "granite", "olmo2")
 SUM_SWITCHES = [
+    ("granite", {"residual_multiplier": 1.0}, True),
     ("opt", {"do_layer_norm_before": True}, True),
     ("opt", {"do_layer_norm_before": False}, False),
     ("gpt_neox", {"use_parallel_residual": False}, True),
@@ -281,7 +287,7 @@ SUM_SWITCHES = [
 
 @pytest.mark.parametrize(
     ("model_type", "overrides", "is_sum"),
-    [(name, {}, name not in POST_NORMED) for name in MODEL_TYPES] + SUM_SWITCHES,
+    [(name, {}, name not in NO_SUMS) for name in MODEL_TYPES] + SUM_SWITCHES,
 )
 def test_a_layer_gives_the_sum_of_its_input_and_its_writers_where_the_data_says(
     model_type, overrides, is_sum, tiny_model

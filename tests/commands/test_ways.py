@@ -42,6 +42,7 @@ WAYS = {
     "gemma3_text": Ways("rehome", "insert", "alignez_gemma3_text"),
     "olmo2": Ways("rehome", "insert", "alignez_olmo2"),
     "smollm3": Ways("rehome", "rehome", "alignez_smollm3"),
+    "granite": Ways("rehome", "rehome", "alignez_granite"),
     "gpt_neox": Ways("rehome", "rehome", "alignez_gpt_neox"),
     "opt": Ways("rehome", "rehome", "alignez_opt"),
     "gpt2": Ways("fold", "rehome", "alignez_gpt2"),

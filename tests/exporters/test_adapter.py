@@ -32,7 +32,7 @@ from tests.tiny_models import COMBINATIONS
 peft = pytest.importorskip("peft")
 FP32_WEIGHT, FP32_END = 1e-6, 1e-5
 MARGIN = 100
-GATES = {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "olmo2", "phi3", "smollm3"}
+GATES = {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "olmo2", "phi3", "smollm3", "granite"}
 CASES = [
     (model_type, bias, kind, reads)
     for model_type, bias in COMBINATIONS

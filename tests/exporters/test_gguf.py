@@ -113,11 +113,14 @@ def check(base, plan, dtype=None):
     exporter.check(base, lowering, ExportSettings(dtype=dtype))
 
 
-def test_a_constant_before_a_post_norm_is_refused(tiny_folder, tmp_path):
-    base = open_model_folder(tiny_folder("gemma2"))
+@pytest.mark.parametrize(
+    ("model_type", "between"), [("gemma2", "post_feedforward_layernorm"), ("granite", "residual_multiplier")]
+)
+def test_a_constant_that_is_scaled_behind_its_writer_is_refused(model_type, between, tiny_folder, tmp_path):
+    base = open_model_folder(tiny_folder(model_type))
     shift = RNG.normal(size=base.config["hidden_size"])
     before = plan_of(base, Edit(Site("mlp_write", 1), bias=shift))
-    with pytest.raises(BadInputError, match=r"mlp_write\.1: it adds a constant before post_feedforward_layernorm"):
+    with pytest.raises(BadInputError, match=rf"mlp_write\.1: it adds a constant before {between}"):
         check(base, before)
     with pytest.raises(BadInputError, match="adds a constant"):
         export_gguf(base, before, tmp_path / "out")
@@ -156,7 +159,7 @@ def folded_changes(base, plan):
     return changes
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi3", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi3", "gemma2", "gpt_neox", "granite"])
 def test_the_products_of_the_pairs_are_what_a_checkpoint_adds(tiny_folder, model_type, tmp_path):
     base = open_model_folder(tiny_folder(model_type))
     plan = plan_for(base, tuple(base.architecture.sites), reads="input")

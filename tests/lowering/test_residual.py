@@ -91,6 +91,7 @@ SUMS_NO_MORE = [
     ("gemma2", False, UNTIED),
     ("gemma3_text", False, UNTIED),
     ("olmo2", False, {}),
+    ("granite", True, {}),  # a multiplier follows the writer
 ]
 
 
@@ -103,6 +104,15 @@ def test_a_layer_that_is_no_sum_of_its_writers_is_left_alone(model_type, bias, o
         stream = [place for place, edit in enumerate(plan.edits) if edit.site.kind == "residual"]
         assert {routes(plan, base, code=True)[place] for place in stream} == {"insert"}
         assert {routes(plan, base)[place] for place in stream} == {"refuse"}
+
+
+def test_a_multiplier_of_one_leaves_the_sum(tmp_path, save_tiny):
+    """The embedding's own multiplier is no obstacle: a multiple of what lacks some directions lacks them as well."""
+    overrides = {"residual_multiplier": 1.0}
+    base = open_model_folder(save_tiny("granite", tmp_path / "base", bias=True, overrides=overrides))
+    assert base.config["embedding_multiplier"] != 1.0
+    assert_folds(base, EditPlan((shift(0), shift(1))), tmp_path / "shifted")
+    assert_folds(base, removal_everywhere(), tmp_path / "removed")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +157,7 @@ def stream_routes(plan, base, *, code=False):
     return [route for edit, route in found if edit.site.kind == "residual"]
 
 
-NOT_SEQUENTIAL = ("gpt2", "opt", "gemma2", "gemma3_text", "gpt_neox", "olmo2")
+NOT_SEQUENTIAL = ("gpt2", "opt", "gemma2", "gemma3_text", "gpt_neox", "granite", "olmo2")
 SEQUENTIAL = [case for case in COMBINATIONS if case[0] not in NOT_SEQUENTIAL]
 
 
