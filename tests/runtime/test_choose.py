@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.runtime.choose import Sampling, chooser
+from alignez_bake.runtime.choose import Sampling, _drawn, _nucleus, chooser
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.25, 0.2]))
 
@@ -60,6 +60,31 @@ def test_ruled_out_tokens_are_never_drawn():
     logits = np.array([-np.inf, 0.0, -np.inf, 0.0])
     tokens = chooser(Sampling(seed=0), 2000)(np.tile(logits, (2000, 1)))
     assert set(tokens.tolist()) == {1, 3}
+
+
+def test_of_equal_tokens_at_the_edge_the_first_stays():
+    tokens = chooser(Sampling(top_p=0.5, seed=0), 2000)(np.zeros((2000, 4)))
+    assert set(tokens.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
+def test_the_nucleus_is_that_of_a_whole_sort(spread):
+    """Tokens that are not sorted are those that could not be in it."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        weights = np.exp(rng.normal(size=200) * spread)
+        top_p = rng.uniform(0.01, 0.999)
+        order = np.argsort(-weights, kind="stable")
+        size = next(n for n in range(1, 201) if weights[order[:n]].sum() >= top_p * weights.sum())
+        assert _nucleus(weights, top_p).tolist() == order[:size].tolist()
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_draw_at_the_very_end_is_a_token_that_can_be_drawn(top_p):
+    """The largest number below 1 times the sum can be the sum itself."""
+    logits = np.array([0.0, 1.0, 0.5, -np.inf, -np.inf])
+    assert _drawn(logits, Sampling(top_p=top_p), 1.0) == 2
+    assert _drawn(logits, Sampling(top_p=top_p), 0.0) == 0
 
 
 @pytest.mark.parametrize(
