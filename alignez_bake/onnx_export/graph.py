@@ -12,6 +12,7 @@ from alignez_bake.onnx_export.cached_forward import CachedForward, cache_shapes
 from alignez_bake.onnx_export.experts import experts_in_batches
 from alignez_bake.onnx_export.names import BATCH, LENGTH, PAST, TOTAL, GraphNames
 from alignez_bake.onnx_export.saving import check_target, needs_external_data, save_graph
+from alignez_bake.onnx_export.strengths import strengths_in_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,9 +57,9 @@ def export_graph(
     check_target(target)
     external = needs_external_data(model, wanted=external_data)
     forward = CachedForward(model).eval()
-    with experts_in_batches(model):
+    with experts_in_batches(model), strengths_in_weights(model):
         program, names = _traced(forward, opset)
-    save_graph(program.model, target, external_data=external)
+        save_graph(program.model, target, external_data=external)
     return names
 
 
