@@ -119,16 +119,11 @@ def _carried(plan: EditPlan, model: ModelFolder, target: Target) -> Lowering:
         route: Route = "fold" if folds else "carry"
         reason = _LINEAR[slot.kind] if folds else "the artefact's own runtime applies it"
         decisions.append(Decision(index, edit, route, reason, target.exactness, target.cost))
-    folded = {decision.edit.site for decision in decisions if decision.route == "fold"}
+    folded = _part(plan, [decision.edit for decision in decisions if decision.route == "fold"])
     refused = {decision.edit.site for decision in decisions if decision.route == "refuse"}
-    folding = EditPlan(
-        tuple(decision.edit for decision in decisions if decision.route == "fold"),
-        _dials(plan, [decision.edit for decision in decisions if decision.route == "fold"]),
-    )
-    folds_of_sites = tuple(
-        MapFold(slots[site], folding.groups_at(site)) for site in plan.sites if site in folded - refused
-    )
-    return Lowering(plan, target.name, model, tuple(decisions), folds_of_sites)
+    sites = [site for site in plan.sites if site in folded.sites and site not in refused]
+    maps = tuple(MapFold(slots[site], folded.groups_at(site)) for site in sites)
+    return Lowering(plan, target.name, model, tuple(decisions), maps)
 
 
 def _lowered(plan: EditPlan, model: ModelFolder, target: Target, entries: list[_Entry], options: _Options) -> Lowering:
@@ -141,16 +136,10 @@ def _lowered(plan: EditPlan, model: ModelFolder, target: Target, entries: list[_
     home = find_home(model, wanted, _dials(plan, [entry.edit for entry in entries]), dtype=options.dtype)
     ways = [_settled(way, home, target, options) for way in ways]
 
-    folding = [
-        part
-        for way in ways
-        if way.route in ("fold", "rehome")
-        for entry in way.entries
-        for part in home.folded_parts(entry.edit)
-    ]
-    folded = EditPlan(tuple(folding), _dials(plan, folding))
-    inserting = [home.widened(entry.edit) for way in ways if way.route == "insert" for entry in way.entries]
-    inserted = EditPlan(tuple(inserting), _dials(plan, inserting))
+    native = [entry.edit for way in ways if way.route in ("fold", "rehome") for entry in way.entries]
+    folded = _part(plan, [part for edit in native for part in home.folded_parts(edit)])
+    modules = [entry.edit for way in ways if way.route == "insert" for entry in way.entries]
+    inserted = _part(plan, [home.widened(edit) for edit in modules])
     return Lowering(
         plan,
         target.name,
@@ -230,6 +219,11 @@ def _exactness_and_cost(way: _SiteWay, edit: Edit, home: Home) -> tuple[str, str
         added = sum(array.size for array in (edit.left, edit.right, edit.offset, edit.bias) if array is not None)
         return "exact: the formula itself, in fp32 (fp64 for fp64 weights)", f"a code file; {added} parameters in fp32"
     return "", ""
+
+
+def _part(plan: EditPlan, edits: list[Edit]) -> EditPlan:
+    """Some edits of a plan, or what stands for them, with their dials."""
+    return EditPlan(tuple(edits), _dials(plan, edits))
 
 
 def _dials(plan: EditPlan, edits: list[Edit]) -> dict[str, float]:
