@@ -50,6 +50,11 @@ class Decoder:
             BadInputError: ONNX Runtime fails, the cache does not grow by the new tokens, or logits that are not
                 finite.
         """
+        last: NDArray[Any] = self.step_with_all_logits(tokens)[:, -1]
+        return last
+
+    def step_with_all_logits(self, tokens: Mapping[str, NDArray[np.int64]]) -> NDArray[Any]:
+        """As `step`, with the logits of every new position, [batch, new, vocabulary]; those at padding say nothing."""
         signature, path = self._model.signature, self._model.path
         binding = self._model.session.io_binding()
         for name in signature.tokens:
@@ -66,11 +71,11 @@ class Decoder:
         logits, *self._cache = binding.get_outputs()
         self._length += tokens["input_ids"].shape[1]
         self._check_cache()
-        last: NDArray[Any] = logits.numpy()[:, -1]
+        values: NDArray[Any] = logits.numpy()
         # The maximum is NaN if anything is, and -inf only if all are: tokens that a graph rules out may be -inf.
-        if not np.isfinite(last.max(axis=-1)).all():
+        if not np.isfinite(values[:, -1].max(axis=-1)).all():
             raise BadInputError(f"{path}: logits are not finite after {self._length} tokens: the weights overflow")
-        return last
+        return values
 
     def _check_cache(self) -> None:
         """A cache that is dropped, or returned without its past, gives fluent nonsense instead of an error."""
