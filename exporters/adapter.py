@@ -17,7 +17,7 @@ from alignez_bake.exporters.peft_files import (
     encode_config,
     encode_pair,
 )
-from alignez_bake.exporters.protocol import Exported
+from alignez_bake.exporters.protocol import Exported, NeedsNoModel
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
@@ -28,19 +28,18 @@ if TYPE_CHECKING:
 
     import numpy as np
     from alignez_bake.exporters.adapter_certificate import AdapterCertificate
-    from alignez_bake.exporters.protocol import ExportSettings
+    from alignez_bake.exporters.protocol import ExportSettings, RunningResult
     from numpy.typing import NDArray
 
     from alignez_bake.certificate.verdict import Level
     from alignez_bake.edit import Edit
-    from alignez_bake.language_model.loading import LoadedModel
     from alignez_bake.lowering.decide import Lowering, Route
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
 
-class AdapterExporter:
+class AdapterExporter(NeedsNoModel):
     """Writes `adapter_config.json` and `adapter_model.safetensors`."""
 
     name = "adapter"
@@ -106,13 +105,14 @@ class AdapterExporter:
 
     def reload(
         self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
-    ) -> LoadedModel:
+    ) -> RunningResult:
         """The base with the adapter in place, as PEFT loads it.
 
         Raises:
             BadInputError: PEFT is missing or does not take the adapter whole, or the base cannot be loaded.
         """
-        del lowering
         from alignez_bake.exporters.peft_loading import load_adapted  # noqa: PLC0415 - torch, transformers, peft
+        from alignez_bake.exporters.torch_result import TorchResult  # noqa: PLC0415 - likewise
 
-        return load_adapted(base, out, device=device, trust_remote_code=trust_remote_code)
+        loaded = load_adapted(base, out, device=device, trust_remote_code=trust_remote_code)
+        return TorchResult(loaded, base, lowering, device, trust_remote_code=trust_remote_code)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from alignez_bake.exporters.base_files import code_files, copy_base_files, with_dtype
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.dtype import FILE_DTYPES, check_dtype
-from alignez_bake.exporters.protocol import Exported
+from alignez_bake.exporters.protocol import Exported, NeedsNoModel
 
 from alignez_bake.certificate.tensors import certify_tensors
 from alignez_bake.errors import BadInputError
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.checkpoint_contents import CheckpointContents
     from alignez_bake.exporters.dtype import DtypeName
     from alignez_bake.exporters.protocol import ExportSettings
+    from alignez_bake.exporters.torch_result import TorchResult
     from numpy.typing import NDArray
 
     from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.edit import Edit
-    from alignez_bake.language_model.loading import LoadedModel
     from alignez_bake.lowering.decide import Lowering, Route
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from alignez_bake.safetensors_io.header import Header
 
 
-class CheckpointExporter:
+class CheckpointExporter(NeedsNoModel):
     """Writes a checkpoint: folds into the base's tensors or an equivalent model's, and inserted modules."""
 
     name = "checkpoint"
@@ -102,18 +102,21 @@ class CheckpointExporter:
 
     def reload(
         self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
-    ) -> LoadedModel:
+    ) -> TorchResult:
         """The checkpoint by transformers' Auto class; the generated code runs only if it is what we generate.
 
         Raises:
             BadInputError: a folder that does not load, or one with other code than the edits ask for.
         """
-        from alignez_bake.language_model.loading import load_model  # noqa: PLC0415 - imports torch
+        from alignez_bake.exporters.torch_result import TorchResult  # noqa: PLC0415 - imports torch
+
+        from alignez_bake.language_model.loading import load_model  # noqa: PLC0415 - likewise
 
         contents, result = checkpoint_contents(base, lowering), open_model_folder(out)
         if contents.code:
             _check_code(contents, result, trust_remote_code=trust_remote_code)
-        return load_model(result, device=device, trust_remote_code=trust_remote_code or bool(contents.code))
+        loaded = load_model(result, device=device, trust_remote_code=trust_remote_code or bool(contents.code))
+        return TorchResult(loaded, base, lowering, device, trust_remote_code=trust_remote_code)
 
 
 def _check_code(contents: CheckpointContents, result: ModelFolder, *, trust_remote_code: bool) -> None:

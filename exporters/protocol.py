@@ -6,20 +6,30 @@ A third party adds one through an entry point of the group `alignez_bake.exporte
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from alignez_bake.errors import BadInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.edit import Edit
-    from alignez_bake.language_model.loading import LoadedModel
+    from alignez_bake.language_model.answering import Answering
     from alignez_bake.lowering.decide import Lowering, Refusal, Route
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
+
+
+Option = Literal["external_data", "optimise", "weight_bits"]
+
+_FLAGS: Final[Mapping[Option, str]] = {
+    "external_data": "--external-data",
+    "optimise": "--optimize",
+    "weight_bits": "--int4 and --int8",
+}
 
 
 @dataclass(frozen=True)
@@ -29,10 +39,34 @@ class ExportSettings:
     Attributes:
         dtype: of all float tensors, such as "float32"; the stored dtypes where None.
         base_name: the base as the user named it, a folder or a hub id: what an adapter refers to.
+        external_data: weights in a file beside the graph, however small they are.
+        optimise: fused operators.
+        weight_bits: 4 or 8 for weights that are quantised after the fold; as they are where None.
     """
 
     dtype: str | None = None
     base_name: str = ""
+    external_data: bool = False
+    optimise: bool = False
+    weight_bits: int | None = None
+
+    def options(self) -> dict[str, bool | int]:
+        """Those that were asked for beside dtype and base, by name."""
+        return {option: value for option in _FLAGS if (value := getattr(self, option))}
+
+    def check_options(self, artefact: str, options: Collection[Option]) -> None:
+        """Refuse what an artefact knows nothing of.
+
+        Args:
+            artefact: name of the exporter.
+            options: those that it has.
+
+        Raises:
+            BadInputError: the flag that is not for it.
+        """
+        for option, flag in _FLAGS.items():
+            if getattr(self, option) and option not in options:
+                raise BadInputError(f"{flag} mean nothing with --as {artefact}: leave it out, or use --as onnx")
 
 
 @dataclass(frozen=True)
@@ -45,9 +79,31 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did beside the edits: the files of the base that it left out."""
+    """What an export did beside the edits.
+
+    Attributes:
+        skipped: the files of the base that it left out.
+        notes: what else a user should know, one line each.
+    """
 
     skipped: tuple[SkippedFile, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class RunningResult(Protocol):
+    """An artefact, loaded from disk as its users load it."""
+
+    def certify(self, progress: Progress) -> LevelCertificate:
+        """Level `forward`: it runs as the hooked base does."""
+        ...
+
+    def answering(self) -> Answering:
+        """It as a model that answers, with its base's tokenizer.
+
+        Raises:
+            BadInputError: the base has no tokenizer.
+        """
+        ...
 
 
 class Exporter(Protocol):
@@ -60,7 +116,10 @@ class Exporter(Protocol):
         exactness: how close the artefact comes to the hook, for `explain`; of the routes `fold` and `carry`.
         cost: what an edit costs at inference; likewise.
         card_library: `library_name` of its model card, such as "transformers" or "peft".
-        highest_level: of the certificate: `forward` where `reload` gives a model that runs here, else `tensors`.
+        highest_level: of the certificate: `forward` where `reload` gives what runs here, else `tensors`.
+        default_level: what `bake` certifies unless told: `forward` where an export runs the model anyway.
+        options: settings beside dtype and base that it knows.
+        inserts_need_code: whether an inserted module makes the artefact one that needs `--trust-remote-code`.
     """
 
     name: str
@@ -69,6 +128,9 @@ class Exporter(Protocol):
     cost: str
     card_library: str
     highest_level: Level
+    default_level: Level
+    options: frozenset[Option]
+    inserts_need_code: bool
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the artefact can carry the edit at this slot without inserted modules, else the reason."""
@@ -113,8 +175,8 @@ class Exporter(Protocol):
 
     def reload(
         self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
-    ) -> LoadedModel:
-        """The artefact as its users load it, for level `forward`; its module tree has the base's paths.
+    ) -> RunningResult:
+        """The artefact as its users load it, for level `forward` and for answers.
 
         Raises:
             BadInputError: it cannot be run here, with the reason.
@@ -122,7 +184,15 @@ class Exporter(Protocol):
         ...
 
 
-class RunsElsewhere:
+class NeedsNoModel:
+    """The part of an exporter that writes from tensors alone, without running the model, and has no options."""
+
+    default_level: Level = "tensors"
+    options: frozenset[Option] = frozenset()
+    inserts_need_code: bool = True
+
+
+class RunsElsewhere(NeedsNoModel):
     """The part of an exporter whose artefact does not run here: level `tensors` is all that it is certified at.
 
     Attributes:
@@ -134,7 +204,7 @@ class RunsElsewhere:
 
     def reload(
         self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
-    ) -> LoadedModel:
+    ) -> RunningResult:
         """Refused.
 
         Raises:

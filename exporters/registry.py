@@ -40,6 +40,9 @@ _VALUES: Final[Mapping[str, type]] = {
     "cost": str,
     "card_library": str,
     "highest_level": str,
+    "default_level": str,
+    "options": frozenset,
+    "inserts_need_code": bool,
 }
 _METHODS: Final = ("supports", "check", "bytes_needed", "export", "certify_tensors", "reload")
 
@@ -94,7 +97,7 @@ def formats_that_carry(edit: Edit, slot: Slot) -> tuple[str, ...]:
         if exporter.supports(edit, slot) is None:
             found.append(name)
         elif "insert" in exporter.routes:
-            found.append(f"{name} --trust-remote-code")
+            found.append(f"{name} --trust-remote-code" if exporter.inserts_need_code else name)
     return tuple(found)
 
 

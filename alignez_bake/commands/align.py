@@ -12,7 +12,7 @@ from alignez_bake.commands.fit import fitted_json
 from alignez_bake.commands.refitting import expected_plan
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.exporters.dtype import check_dtype
+from alignez_bake.exporters.dtype import check_dtype, file_dtype
 from alignez_bake.exporters.output_folder import check_output, check_space, parents_made
 from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
@@ -125,6 +125,9 @@ def align(
     top_layers: int | None = None,
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
+    external_data: bool = False,
+    optimise: bool = False,
+    weight_bits: int | None = None,
     require_fold: bool = False,
     linearise: bool = False,
     device: str = "cpu",
@@ -156,6 +159,9 @@ def align(
         top_layers: how many of the layers to edit, those with the largest score.
         artefact: name of the exporter.
         dtype: of all float tensors of the result; the stored dtypes unless given.
+        external_data: of a graph: weights in a file beside it, however small they are.
+        optimise: of a graph: fused operators.
+        weight_bits: of a graph: 4 or 8 for weights that are quantised after the fold.
         require_fold: refuse edits that need an inserted module, whatever else is allowed.
         linearise: fold the best affine maps of gated edits.
         device: where the model runs.
@@ -178,7 +184,9 @@ def align(
     base = open_model_folder(folder)
     check_output(out, folder)
     exporter = exporter_named(artefact)
-    export_settings = ExportSettings(dtype=check_dtype(dtype), base_name=str(model))
+    export_settings = ExportSettings(check_dtype(dtype), str(model), external_data, optimise, weight_bits)
+    export_settings.check_options(exporter.name, exporter.options)
+    code = trust_remote_code or not exporter.inserts_need_code
     settings = check_fit(
         base,
         method=method,
@@ -195,9 +203,11 @@ def align(
         _check_linearise(settings)
         probe = expected_plan(base, probe, "linearised", exporter)
     elif "insert" in exporter.routes:
-        check_ways(settings, base, code=trust_remote_code and not require_fold)
+        check_ways(settings, base, code=code and not require_fold)
     # What the artefact cannot carry is refused now: the edits' values do not matter to that.
-    lower(probe, base, exporter, code=trust_remote_code, require_fold=require_fold).require_complete()
+    lowering = lower(probe, base, exporter, code=code, require_fold=require_fold, dtype=file_dtype(dtype))
+    lowering.require_complete()
+    exporter.check(base, lowering, export_settings)
     check_space(out, exporter.bytes_needed(base, lower(EditPlan(()), base, exporter), export_settings))
     plan = _plan(out, asked, settings, base.architecture)
     if dry_run:
@@ -229,6 +239,9 @@ def align(
                 out,
                 artefact=artefact,
                 dtype=dtype,
+                external_data=external_data,
+                optimise=optimise,
+                weight_bits=weight_bits,
                 verify=exporter.highest_level,
                 require_fold=require_fold,
                 linearise=linearise,

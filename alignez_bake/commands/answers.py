@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from alignez_bake.language_model.loading import LanguageModel, has_tokenizer, load_language_model, tokenizer_of
-from alignez_bake.language_model.sampling import sample
+from alignez_bake.language_model.answering import TorchAnswering
+from alignez_bake.language_model.loading import has_tokenizer, load_language_model
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.prompts.queries import shipped_queries
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alignez_bake.edit_plan import EditPlan
-    from alignez_bake.language_model.loading import LoadedModel
+    from alignez_bake.exporters.protocol import RunningResult
+    from alignez_bake.language_model.answering import Answering
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
@@ -22,7 +23,7 @@ _CARD_TOKENS: Final = 60
 
 
 def answers(
-    lm: LanguageModel,
+    model: Answering,
     queries: Sequence[str],
     *,
     template: str | None,
@@ -35,7 +36,7 @@ def answers(
     """One answer to each query, without a persona.
 
     Args:
-        lm: the model.
+        model: what answers.
         queries: what it is asked.
         template: how a query becomes a prompt; see `prompts.prompt_form`.
         max_new_tokens: most tokens of an answer.
@@ -47,17 +48,14 @@ def answers(
     Raises:
         BadInputError: a prompt that is too long for the model, or a template that does not work.
     """
-    form = prompt_form(lm.tokenizer, template)
+    form = prompt_form(model.tokenizer, template)
     contexts = [form.context_ids(query, None) for query in queries]
-    lm.check_fits(contexts, new_tokens=max_new_tokens)
-    sampled = sample(
-        lm,
+    sampled = model.continued(
         contexts,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         seed=seed,
-        temperature=temperature or 1.0,
-        greedy=temperature == 0,
+        temperature=temperature,
         progress=progress,
     )
     return [form.answer_text(ids).strip() for ids in sampled]
@@ -70,15 +68,9 @@ def recorded_template(plan: EditPlan) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def artefact_model(base: ModelFolder, loaded: LoadedModel, *, trust_remote_code: bool) -> LanguageModel:
-    """A reloaded artefact with its base's tokenizer."""
-    tokenizer = tokenizer_of(base.path, trust_remote_code=trust_remote_code)
-    return LanguageModel(loaded.model, tokenizer, base.architecture, base, loaded.model.device, loaded.unused_keys)
-
-
 def card_samples(
     base: ModelFolder,
-    loaded: LoadedModel,
+    result: RunningResult,
     plan: EditPlan,
     queries: Sequence[str],
     *,
@@ -92,7 +84,7 @@ def card_samples(
 
     Args:
         base: the base.
-        loaded: the artefact, reloaded from disk.
+        result: the artefact, reloaded from disk.
         plan: the edits, which record the prompt form.
         queries: the first of them are asked; of the shipped ones unless given.
         device: where the base runs.
@@ -104,16 +96,16 @@ def card_samples(
     objective = plan.objectives[0] if plan.objectives else ""
     asked = list(queries or [query["query"] for query in shipped_queries(objective)])[:CARD_SAMPLES]
     template = recorded_template(plan)
-    aligned = artefact_model(base, loaded, trust_remote_code=trust_remote_code)
+    aligned = result.answering()
     form = prompt_form(aligned.tokenizer, template)
     longest = max(len(form.context_ids(query, None)) for query in asked)
-    room = getattr(loaded.model.config, "max_position_embeddings", None) or longest + _CARD_TOKENS
+    room = aligned.positions or longest + _CARD_TOKENS
     tokens = min(_CARD_TOKENS, room - longest)
     if tokens < 1:
         return []
-    original = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
+    original = TorchAnswering(load_language_model(base, device=device, trust_remote_code=trust_remote_code))
     before, after = (
-        answers(lm, asked, template=template, max_new_tokens=tokens, batch_size=batch_size)
-        for lm in (original, aligned)
+        answers(model, asked, template=template, max_new_tokens=tokens, batch_size=batch_size)
+        for model in (original, aligned)
     )
     return list(zip(asked, before, after, strict=True))

@@ -46,11 +46,13 @@ class BakeResult(Certified):
         lowering: the way of each edit.
         skipped: files of the base that are not in the result, with the reason.
         refitted: how the edits were changed before, if that was asked for.
+        notes: what the exporter did beside the edits, one line each.
     """
 
     lowering: Lowering
     skipped: tuple[tuple[str, str], ...]
     refitted: Refitted | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -69,6 +71,7 @@ class BakeResult(Certified):
             "decisions": decisions_json(self.lowering),
             **({} if self.refitted is None else {"refit": self.refitted.to_json()}),
             "files_left_out": [{"name": name, "reason": reason} for name, reason in self.skipped],
+            "notes": list(self.notes),
         }
 
 
@@ -80,7 +83,10 @@ def bake(
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
     weights: Mapping[str, float] | None = None,
-    verify: Level = "tensors",
+    external_data: bool = False,
+    optimise: bool = False,
+    weight_bits: int | None = None,
+    verify: Level | None = None,
     require_fold: bool = False,
     linearise: bool = False,
     refit_block: bool = False,
@@ -103,7 +109,11 @@ def bake(
         artefact: name of the exporter.
         dtype: of all float tensors, such as "float32"; the stored dtypes unless given.
         weights: dials by objective.
-        verify: `tensors` compares files; `forward` also runs result and hooked model.
+        external_data: of a graph: weights in a file beside it, however small they are.
+        optimise: of a graph: fused operators.
+        weight_bits: of a graph: 4 or 8 for weights that are quantised after the fold.
+        verify: `tensors` compares files; `forward` also runs result and hooked model; the exporter's own level unless
+            given, which is `forward` for what cannot be written without running the model.
         require_fold: refuse edits that need an inserted module, whatever else is allowed.
         linearise: replace gated edits by the best affine maps, which fold; runs the base.
         refit_block: make edits of the MLP's output read what enters the MLP, so that hidden units can carry them;
@@ -111,8 +121,8 @@ def bake(
         batch_size: texts that run together in a refit.
         allow_other_base: take edits that were made for another base, if their sites and shapes fit.
         device: for `verify="forward"` and refits.
-        trust_remote_code: whether the result may bring a small code file along, for edits that do not fold; and for
-            `verify="forward"`, passed to transformers' loader of the base.
+        trust_remote_code: whether a checkpoint may bring a small code file along, for edits that do not fold; and
+            where the base runs, passed to transformers' loader.
         seed: recorded with the result.
         pairs: file to keep as `OUT/alignez/pairs.jsonl`.
         sample_queries: with `verify="forward"`, the first of them stand in the model card with answers of the base
@@ -127,7 +137,6 @@ def bake(
         BadInputError: anything that is refused; nothing was written.
     """
     folder, out = base_folder(model, trust_remote_code=trust_remote_code), Path(out)
-    pairs = None if pairs is None else Path(pairs)
     progress = progress or NoProgress()
     base = open_model_folder(folder)
     check_output(out, folder)
@@ -136,14 +145,14 @@ def bake(
         plan = plan.with_weights(weights)
     check_base(plan, base, allow_other_base=allow_other_base)
     exporter = exporter_named(artefact)
-    settings = ExportSettings(dtype=check_dtype(dtype), base_name=str(model))
-    check_level_of(exporter, verify)
+    settings = ExportSettings(check_dtype(dtype), str(model), external_data, optimise, weight_bits)
+    settings.check_options(exporter.name, exporter.options)
+    verify = checked_level(exporter, verify)
+    code = trust_remote_code or not exporter.inserts_need_code
 
     def decided(chosen: EditPlan) -> Lowering:
         """The way of every edit, all of them carried."""
-        lowering = lower(
-            chosen, base, exporter, code=trust_remote_code, require_fold=require_fold, dtype=file_dtype(dtype)
-        )
+        lowering = lower(chosen, base, exporter, code=code, require_fold=require_fold, dtype=file_dtype(dtype))
         if lowering.refused:
             lowering.require_complete(formats_for(lowering, base))
         exporter.check(base, lowering, settings)
@@ -155,9 +164,8 @@ def bake(
         from alignez_bake.commands.refitting import expected_plan, refitted  # noqa: PLC0415
 
         kind = _refit_kind(linearise=linearise, refit_block=refit_block)
-        decided(
-            expected_plan(base, plan, kind, exporter)
-        )  # so that what cannot be carried is refused before the base runs
+        # What cannot be carried is refused before the base runs.
+        decided(expected_plan(base, plan, kind, exporter))
         refit = refitted(
             base,
             plan,
@@ -177,25 +185,20 @@ def bake(
     with staged_output(out) as staging:
         (staging / OURS).mkdir()
         exported = exporter.export(base, lowering, staging, settings, progress)
-        write_record(staging, out, base, lowering, dtype=dtype, skipped=exported.skipped, seed=seed)
+        write_record(staging, out, base, lowering, settings, skipped=exported.skipped, seed=seed)
         if pairs is not None:
             shutil.copyfile(pairs, staging / OURS / "pairs.jsonl")
         levels: list[LevelCertificate] = [exporter.certify_tensors(base, lowering, staging, progress)]
         samples: list[tuple[str, str, str]] = []
         if verify == "forward":
+            running = exporter.reload(base, staging, lowering, device=device, trust_remote_code=trust_remote_code)
+            levels.append(running.certify(progress))
             # Imports torch and transformers, which the rest of a bake does without.
-            from alignez_bake.certificate.forward import certify_forward  # noqa: PLC0415
             from alignez_bake.commands.answers import card_samples  # noqa: PLC0415
 
-            loaded = exporter.reload(base, staging, lowering, device=device, trust_remote_code=trust_remote_code)
-            levels.append(
-                certify_forward(
-                    base, lowering, loaded, device=device, trust_remote_code=trust_remote_code, progress=progress
-                )
-            )
             samples = card_samples(
                 base,
-                loaded,
+                running,
                 plan,
                 sample_queries,
                 device=device,
@@ -213,13 +216,13 @@ def bake(
             library=exporter.card_library,
             dtype=dtype,
             samples=samples,
-            needs_code=bool(lowering.inserts),
+            needs_code=bool(lowering.inserts) and exporter.inserts_need_code,
             base_id=hub_name(model),
         )
         (staging / "README.md").write_text(card, encoding="utf-8")
         path = publish(staging, out, failed=verdict != "passed")
     left_out = tuple((file.name, file.reason) for file in exported.skipped)
-    return BakeResult(path, tuple(levels), lowering, left_out, refit)
+    return BakeResult(path, tuple(levels), lowering, left_out, refit, exported.notes)
 
 
 def _verdict(levels: Sequence[LevelCertificate], refit: Refitted | None) -> Verdict | None:
@@ -228,8 +231,8 @@ def _verdict(levels: Sequence[LevelCertificate], refit: Refitted | None) -> Verd
     return worst([*lost, *(level.verdict for level in levels)])
 
 
-def check_level_of(exporter: Exporter, level: Level) -> None:
-    """Refuse to run what does not run here.
+def checked_level(exporter: Exporter, level: Level | None) -> Level:
+    """The level that an artefact is certified at: the one asked for, else the exporter's own.
 
     Raises:
         BadInputError: `level` is above what the artefact can be checked at.
@@ -239,6 +242,7 @@ def check_level_of(exporter: Exporter, level: Level) -> None:
             f"a result of --as {exporter.name} does not run here, so it cannot be verified at level 'forward': use "
             "level 'tensors'"
         )
+    return exporter.default_level if level is None else level
 
 
 def _refit_kind(*, linearise: bool, refit_block: bool) -> RefitKind:

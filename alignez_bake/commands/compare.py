@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.commands.answers import answers, artefact_model, recorded_template
+from alignez_bake.commands.answers import answers, recorded_template
 from alignez_bake.commands.opened import open_result
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.hub.download import base_folder
+from alignez_bake.language_model.answering import TorchAnswering
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.prompts.queries import shipped_queries
@@ -18,7 +19,7 @@ from alignez_bake.prompts.queries import shipped_queries
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.language_model.answering import Answering
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
@@ -87,20 +88,19 @@ def compare(
         template = recorded_template(opened.lowering.plan)
     queries = list(prompts) or [query["query"] for query in shipped_queries("helpful")[:_DEFAULT_PROMPTS]]
 
-    def loaded(folder: ModelFolder) -> LanguageModel:
-        return load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
+    def loaded(folder: ModelFolder) -> Answering:
+        return TorchAnswering(load_language_model(folder, device=device, trust_remote_code=trust_remote_code))
 
-    def aligned_model() -> LanguageModel:
+    def aligned_model() -> Answering:
         if opened is None:
             return loaded(open_model_folder(aligned))
-        artefact = opened.exporter.reload(
+        return opened.exporter.reload(
             base, aligned, opened.lowering, device=device, trust_remote_code=trust_remote_code
-        )
-        return artefact_model(base, artefact, trust_remote_code=trust_remote_code)
+        ).answering()
 
-    def answered(lm: LanguageModel) -> list[str]:
+    def answered(answering: Answering) -> list[str]:
         return answers(
-            lm,
+            answering,
             queries,
             template=template,
             max_new_tokens=max_new_tokens,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified
-from alignez_bake.commands.bake import check_level_of
+from alignez_bake.commands.bake import checked_level
 from alignez_bake.commands.opened import open_result
 from alignez_bake.progress import NoProgress
 
@@ -52,22 +52,10 @@ def verify(
     progress = progress or NoProgress()
     opened = open_result(out, model)
     base, exporter, lowering = opened.base, opened.exporter, opened.lowering
-    level = exporter.highest_level if level is None else level
-    check_level_of(exporter, level)
+    level = checked_level(exporter, exporter.highest_level if level is None else level)
     levels = [exporter.certify_tensors(base, lowering, out, progress)]
     # What is not as it was written may be anybody's, its code included: it is not run.
     if level == "forward" and levels[0].verdict != "failed":
-        # Imports torch and transformers, which the other level does without.
-        from alignez_bake.certificate.forward import certify_forward  # noqa: PLC0415
-
-        levels.append(
-            certify_forward(
-                base,
-                lowering,
-                exporter.reload(base, out, lowering, device=device, trust_remote_code=trust_remote_code),
-                device=device,
-                trust_remote_code=trust_remote_code,
-                progress=progress,
-            )
-        )
+        running = exporter.reload(base, out, lowering, device=device, trust_remote_code=trust_remote_code)
+        levels.append(running.certify(progress))
     return VerifyResult(out, tuple(levels))

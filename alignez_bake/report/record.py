@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.certificate.verdict import LevelCertificate, Verdict
     from alignez_bake.edit_plan import EditPlan
-    from alignez_bake.exporters.protocol import SkippedFile
+    from alignez_bake.exporters.protocol import ExportSettings, SkippedFile
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
 
@@ -69,8 +69,8 @@ def write_record(
     out: Path,
     base: ModelFolder,
     lowering: Lowering,
+    settings: ExportSettings,
     *,
-    dtype: str | None,
     skipped: Sequence[SkippedFile],
     seed: int,
 ) -> None:
@@ -81,7 +81,7 @@ def write_record(
         out: where it will lie; the path of a base that is a folder is recorded relative to it.
         base: the base model.
         lowering: what was done with each edit.
-        dtype: of all weights, if it is not the base's own.
+        settings: what was asked of the artefact.
         skipped: files of the base that are not in the result.
         seed: of everything that was sampled.
     """
@@ -99,7 +99,8 @@ def write_record(
                 "tensors_sha256": fingerprint.tensors_sha256,
                 **_place(base.path, out),
             },
-            "dtype": dtype,
+            "dtype": settings.dtype,
+            "options": settings.options(),
             "seed": seed,
             "weights": dict(plan.weights),
             "provenance": dict(plan.provenance),

@@ -99,7 +99,7 @@ def test_adapter_equals_hooks_and_merged_it_equals_the_checkpoint(model_type, bi
     base = open_model_folder(tiny_folder(model_type, bias))
     plan = plan_of(base, [kind], (reads, "output"))
     lowering = export(base, plan, tmp_path / "out")
-    loaded = AdapterExporter().reload(base, tmp_path / "out", lowering, device="cpu", trust_remote_code=False)
+    loaded = AdapterExporter().reload(base, tmp_path / "out", lowering, device="cpu", trust_remote_code=False).loaded
     hooked, unedited = hooked_logits(base, plan), logits_of(load(base.path, torch.float32), base)
     assert relative(unedited, hooked) > MARGIN * FP32_END
     assert relative(logits_of(loaded.model, base), hooked) <= FP32_END
@@ -228,7 +228,9 @@ def test_a_16_bit_base_keeps_the_edit_in_fp32(tmp_path, save_tiny):
     plan = plan_of(base, ["attn_write"]).scaled(1e-4)
     lowering = export(base, plan, tmp_path / "out")
     assert AdapterExporter().certify_tensors(base, lowering, tmp_path / "out", NoProgress()).lowest_share > 0.999999
-    loaded = AdapterExporter().reload(base, tmp_path / "out", lowering, device="cpu", trust_remote_code=False).model
+    loaded = (
+        AdapterExporter().reload(base, tmp_path / "out", lowering, device="cpu", trust_remote_code=False).loaded.model
+    )
     dtypes = {name.rpartition("lora_")[1]: parameter.dtype for name, parameter in loaded.named_parameters()}
     assert dtypes == {"": torch.bfloat16, "lora_": torch.float32}
 

@@ -286,7 +286,7 @@ def test_missing_or_damaged_files_are_named(llama, tmp_path):
 
 
 def reload(base, out, lowering):
-    return EXPORTER.reload(base, out, lowering, device="cpu", trust_remote_code=False)
+    return EXPORTER.reload(base, out, lowering, device="cpu", trust_remote_code=False).loaded
 
 
 def test_without_peft_the_extra_is_named(llama, tmp_path, monkeypatch):

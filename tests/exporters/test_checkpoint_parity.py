@@ -177,7 +177,7 @@ def test_folds_new_biases_and_modules_live_in_one_checkpoint(model_type, shard_s
     stored = sum(tensors.read(name).nbytes for name in tensors)
     assert exporter.bytes_needed(base, lowering, ExportSettings()) == stored
 
-    baked, unused = exporter.reload(base, out, lowering, device="cpu", trust_remote_code=False)
+    baked, unused = exporter.reload(base, out, lowering, device="cpu", trust_remote_code=False).loaded
     assert unused == ()
     original = load(base.path, torch.float32)
     before = run(original, base.architecture, [])[:2]

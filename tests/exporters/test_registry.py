@@ -31,6 +31,9 @@ class NamesExporter:
     cost = "none"
     card_library = "toy"
     highest_level = "tensors"
+    default_level = "tensors"
+    options = frozenset()
+    inserts_need_code = True
 
     def supports(self, edit, slot):
         from alignez_bake.lowering.decide import fold_refusal
