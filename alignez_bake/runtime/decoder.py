@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.runtime.host_memory import read_logits
 from alignez_bake.runtime.providers import runtime_errors, runtime_package
 
 if TYPE_CHECKING:
@@ -44,17 +45,24 @@ class Decoder:
                 `attention_mask` [batch, past + new]; those that the graph lacks are left out here.
 
         Returns:
-            Logits of the last position, [batch, vocabulary], of the graph's own dtype.
+            Logits of the last position, [batch, vocabulary], of the graph's own dtype; bfloat16 as float32.
 
         Raises:
             BadInputError: ONNX Runtime fails, the cache does not grow by the new tokens, or logits that are not
                 finite.
         """
-        last: NDArray[Any] = self.step_with_all_logits(tokens)[:, -1]
+        last = read_logits(self._forward(tokens), str(self._model.path), last=True)
+        self._check_finite(last)
         return last
 
     def step_with_all_logits(self, tokens: Mapping[str, NDArray[np.int64]]) -> NDArray[Any]:
         """As `step`, with the logits of every new position, [batch, new, vocabulary]; those at padding say nothing."""
+        values = read_logits(self._forward(tokens), str(self._model.path), last=False)
+        self._check_finite(values[:, -1])
+        return values
+
+    def _forward(self, tokens: Mapping[str, NDArray[np.int64]]) -> Any:  # noqa: ANN401 - an OrtValue, which has no stubs
+        """Run the graph, keep the cache that it gives, and return the logits on the host."""
         signature, path = self._model.signature, self._model.path
         binding = self._model.session.io_binding()
         for name in signature.tokens:
@@ -71,11 +79,14 @@ class Decoder:
         logits, *self._cache = binding.get_outputs()
         self._length += tokens["input_ids"].shape[1]
         self._check_cache()
-        values: NDArray[Any] = logits.numpy()
-        # The maximum is NaN if anything is, and -inf only if all are: tokens that a graph rules out may be -inf.
-        if not np.isfinite(values[:, -1].max(axis=-1)).all():
-            raise BadInputError(f"{path}: logits are not finite after {self._length} tokens: the weights overflow")
-        return values
+        return logits
+
+    def _check_finite(self, last: NDArray[Any]) -> None:
+        """The maximum is NaN if anything is, and -inf only if all are: tokens that a graph rules out may be -inf."""
+        if not np.isfinite(last.max(axis=-1)).all():
+            raise BadInputError(
+                f"{self._model.path}: logits are not finite after {self._length} tokens: the weights overflow"
+            )
 
     def _check_cache(self) -> None:
         """A cache that is dropped, or returned without its past, gives fluent nonsense instead of an error."""

@@ -1,19 +1,22 @@
-"""What a `.onnx` file says about itself, read before ONNX Runtime sees it: opset, and data outside of the file."""
+"""What a `.onnx` file says about itself, read before ONNX Runtime sees it: opset, inputs, outputs, data elsewhere."""
 
 from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.runtime.escaping import shown
 from alignez_bake.runtime.protobuf import fields, signed, varint
+from alignez_bake.runtime.value_info import file_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from alignez_bake.runtime.value_info import Argument
 
 Message = Literal["model", "graph", "node", "attribute", "tensor", "sparse", "function", "training"]
 
@@ -57,6 +60,13 @@ class ExternalTensor:
     entries: tuple[tuple[str, str], ...]
 
 
+class _Tensor(NamedTuple):
+    """Any tensor: what it says, and whether its values lie elsewhere."""
+
+    told: ExternalTensor
+    external: bool
+
+
 @dataclass(frozen=True)
 class GraphFile:
     """A `.onnx` file.
@@ -64,11 +74,17 @@ class GraphFile:
     Attributes:
         path: the file.
         opset: version of ONNX's own operators, at least `MIN_OPSET`.
+        inputs: what a caller gives, in order: initialisers that are listed among the inputs are left out.
+        outputs: what the graph gives, in order.
+        data_types: numbers of TensorProto.DataType of all tensors that lie in it or beside it.
         external: every tensor with data elsewhere: initialisers, attributes, those of subgraphs and functions.
     """
 
     path: Path
     opset: int
+    inputs: tuple[Argument, ...]
+    outputs: tuple[Argument, ...]
+    data_types: frozenset[int]
     external: tuple[ExternalTensor, ...]
 
 
@@ -87,9 +103,17 @@ def read_graph_file(path: Path) -> GraphFile:
         raise BadInputError(
             f"{path} has opset {min(versions)}, and {MIN_OPSET} is the least: export the model again with a newer one"
         )
-    found: list[ExternalTensor] = []
+    found: list[_Tensor] = []
     _collect(message, "model", path, found, 0)
-    return GraphFile(path, max(versions), tuple(found))
+    inputs, outputs = _arguments(message, path)
+    return GraphFile(
+        path,
+        max(versions),
+        inputs,
+        outputs,
+        frozenset(tensor.told.data_type for tensor in found),
+        tuple(tensor.told for tensor in found if tensor.external),
+    )
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -120,13 +144,26 @@ def _opset(value: int | memoryview, path: Path) -> tuple[str, int]:
     return domain, version
 
 
-def _collect(message: memoryview, kind: Message, path: Path, found: list[ExternalTensor], depth: int) -> None:
+def _arguments(model: memoryview, path: Path) -> tuple[tuple[Argument, ...], tuple[Argument, ...]]:
+    """Inputs and outputs of the main graph; of one in pieces, which protobuf allows, those of all pieces."""
+    place = str(path)
+    graphs = [_message(value, path) for number, value in fields(model, place) if number == 7]
+    parts = [part for graph in graphs for part in fields(graph, place)]
+    inputs = [file_argument(_message(value, path), place) for number, value in parts if number == 11]
+    outputs = [file_argument(_message(value, path), place) for number, value in parts if number == 12]
+    given = {_tensor(_message(value, path), path).told.name for number, value in parts if number == 5}
+    for values in (value for number, value in parts if number == 15):  # sparse: named by the tensor of its values
+        for number, value in fields(_message(values, path), place):
+            if number == 1:
+                given.add(_tensor(_message(value, path), path).told.name)
+    return tuple(argument for argument in inputs if argument.name not in given), tuple(outputs)
+
+
+def _collect(message: memoryview, kind: Message, path: Path, found: list[_Tensor], depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise BadInputError(f"{path}: graphs lie in each other more than {_MAX_DEPTH} deep, which nothing can run")
     if kind == "tensor":
-        external = _external_tensor(message, path)
-        if external is not None:
-            found.append(external)
+        found.append(_tensor(message, path))
         return
     children = CHILDREN[kind]
     for number, value in fields(message, str(path)):
@@ -134,8 +171,8 @@ def _collect(message: memoryview, kind: Message, path: Path, found: list[Externa
             _collect(_message(value, path), children[number], path, found, depth + 1)
 
 
-def _external_tensor(message: memoryview, path: Path) -> ExternalTensor | None:
-    """The tensor, or None if its values lie in the file. One that says half of it counts as external."""
+def _tensor(message: memoryview, path: Path) -> _Tensor:
+    """Of a TensorProto all but its values. One that says half of it counts as external."""
     name, data_type, elsewhere = "", 0, False
     shape: list[int] = []
     entries: list[tuple[str, str]] = []
@@ -158,7 +195,7 @@ def _external_tensor(message: memoryview, path: Path) -> ExternalTensor | None:
                 elsewhere = value == _EXTERNAL
             case _:
                 pass
-    return ExternalTensor(name, data_type, tuple(shape), tuple(entries)) if elsewhere or entries else None
+    return _Tensor(ExternalTensor(name, data_type, tuple(shape), tuple(entries)), elsewhere or bool(entries))
 
 
 def _entry(message: memoryview, path: Path) -> tuple[str, str]:

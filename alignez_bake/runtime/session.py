@@ -17,12 +17,14 @@ from alignez_bake.runtime.providers import (
     runtime_errors,
     runtime_package,
 )
-from alignez_bake.runtime.signature import read_signature
+from alignez_bake.runtime.signature import check_agreement, read_signature
+from alignez_bake.runtime.value_info import TYPE_NAMES, session_argument
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from alignez_bake.runtime.graph_file import GraphFile
     from alignez_bake.runtime.providers import Placement, Provider
     from alignez_bake.runtime.signature import Signature
 
@@ -65,7 +67,9 @@ def open_session(model: Path, providers: Sequence[str]) -> OnnxModel:
     runtime = runtime_package()
     asked = asked_providers(providers, runtime.get_available_providers())
     path = _graph_path(model)
-    check_external_data(read_graph_file(path))
+    graph = read_graph_file(path)
+    declared = read_signature(graph.inputs, graph.outputs, str(path))
+    check_external_data(graph)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # what its warnings say is an error here
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -78,12 +82,15 @@ def open_session(model: Path, providers: Sequence[str]) -> OnnxModel:
     except runtime_errors() as error:
         raise BadInputError(
             f"{path}: ONNX Runtime {runtime.__version__} cannot run it on {list(providers)} ({_one_line(error)})"
+            f"{_way_out(graph, asked)}"
         ) from error
     check_started(asked, session.get_providers(), str(path))
     placement = read_placement(session, asked[0])
     if placement is not None:
         check_placement(asked, placement, str(path))
-    signature = read_signature(session.get_inputs(), session.get_outputs(), str(path))
+    inputs, outputs = (tuple(map(session_argument, values)) for values in (session.get_inputs(), session.get_outputs()))
+    signature = read_signature(inputs, outputs, str(path))
+    check_agreement(declared, signature, str(path))
     return OnnxModel(path, session, signature, asked[0], placement)
 
 
@@ -95,6 +102,17 @@ def _graph_path(model: Path) -> Path:
         names = ", ".join(graph.name for graph in graphs) or "none"
         raise BadInputError(f"{model} holds {len(graphs)} .onnx files ({names}): name the one to open")
     return graphs[0]
+
+
+def _way_out(graph: GraphFile, asked: Sequence[Provider]) -> str:
+    """What a failure on the CPU comes from where the graph computes in bfloat16."""
+    types = {*(TYPE_NAMES.get(number) for number in graph.data_types), *(value.type for value in graph.inputs)}
+    if "tensor(bfloat16)" not in types or asked[-1].kind is not KINDS["cpu"]:
+        return ""
+    return (
+        ": the graph holds bfloat16, which ONNX Runtime's CPU provider moves and converts, and does not compute in: "
+        "export float32 or float16 for the CPU"
+    )
 
 
 def _one_line(error: Exception) -> str:

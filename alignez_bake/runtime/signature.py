@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.runtime.escaping import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from alignez_bake.runtime.value_info import Argument
 
 TOKEN_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
 _CACHE: Final = re.compile(r"past_key_values\.\d+\.(key|value)")
@@ -22,7 +24,7 @@ CACHE_TYPES: Final[Mapping[str, int]] = MappingProxyType(
 )
 """ONNX Runtime's name of a cache's type, and its number in TensorProto.DataType."""
 
-_LOGITS_TYPES: Final = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})  # those that numpy has
+LOGITS_TYPES: Final = frozenset(CACHE_TYPES)
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ class Signature:
     vocabulary: int | None
 
 
-def read_signature(inputs: Sequence[Any], outputs: Sequence[Any], place: str) -> Signature:
-    """Check a session's inputs and outputs.
+def read_signature(inputs: Sequence[Argument], outputs: Sequence[Argument], place: str) -> Signature:
+    """Check inputs and outputs, be it those that a file declares or those that a session has.
 
     Args:
-        inputs: ONNX Runtime's `NodeArg`s: `name`, `type`, and `shape`, whose open axes are names or None.
-        outputs: likewise.
+        inputs: without initialisers.
+        outputs: likewise. A file may leave the shape of the logits open; the session's graph then has it.
         place: the model, for messages.
 
     Raises:
@@ -95,7 +97,20 @@ def read_signature(inputs: Sequence[Any], outputs: Sequence[Any], place: str) ->
     )
 
 
-def _check_tokens(given: Mapping[str, Any], place: str) -> None:
+def check_agreement(declared: Signature, opened: Signature, place: str) -> None:
+    """Compare what the file said with what the session has; the session may know more, the vocabulary's size.
+
+    Raises:
+        BadInputError: they differ, so what was checked is not what would run.
+    """
+    known = opened.vocabulary if declared.vocabulary is None else declared.vocabulary
+    if replace(declared, vocabulary=known) != opened:
+        raise BadInputError(
+            f"{place}: ONNX Runtime opened another graph than the one that was checked: was the file changed meanwhile?"
+        )
+
+
+def _check_tokens(given: Mapping[str, Argument], place: str) -> None:
     missing = [name for name in TOKEN_INPUTS if name not in given]
     if "input_ids" in missing or len(missing) > 1:
         raise BadInputError(
@@ -103,9 +118,9 @@ def _check_tokens(given: Mapping[str, Any], place: str) -> None:
             f"attention_mask and position_ids; {_WAY_OUT}"
         )
     for name in TOKEN_INPUTS:
-        if name in given and (given[name].type != "tensor(int64)" or len(given[name].shape) != 2):
+        if name in given and (given[name].type != "tensor(int64)" or len(given[name].shape or ()) != 2):
             raise BadInputError(
-                f"{place}: input {name} is a {given[name].type} of shape {shown(given[name].shape)}, "
+                f"{place}: input {name} is a {given[name].type} of shape {_axes(given[name])}, "
                 "and int64 [batch, length] is what this runner gives"
             )
 
@@ -123,16 +138,17 @@ def _check_names(pasts: Sequence[str], outputs: Sequence[str], place: str) -> No
         raise BadInputError(f"{place} gives {_listed(outputs)}, and should give {_listed(wanted)}: {_WAY_OUT}")
 
 
-def _cache_tensor(past: Any, present: Any, place: str) -> CacheTensor:  # noqa: ANN401 - NodeArgs, which have no stubs
+def _cache_tensor(past: Argument, present: Argument, place: str) -> CacheTensor:
     if past.type not in CACHE_TYPES or present.type != past.type:
         raise BadInputError(
             f"{place}: {past.name} is a {past.type} and {present.name} a {present.type}: a cache is one of "
             f"{', '.join(CACHE_TYPES)}, the same on both sides"
         )
-    shape = list(past.shape)
-    if len(shape) != 4 or not all(isinstance(shape[axis], int) and shape[axis] > 0 for axis in (1, 3)):
+    shape = past.shape or ()
+    heads, size = (shape[1], shape[3]) if len(shape) == 4 else (None, None)
+    if not (isinstance(heads, int) and isinstance(size, int) and heads > 0 and size > 0):
         raise BadInputError(
-            f"{place}: {past.name} has the shape {shown(shape)}, and [batch, heads, length, size] with numbers for "
+            f"{place}: {past.name} has the shape {_axes(past)}, and [batch, heads, length, size] with numbers for "
             f"heads and size is needed to begin an empty cache: {_WAY_OUT}"
         )
     for axis, meaning in ((0, "batch"), (2, "length")):
@@ -141,21 +157,25 @@ def _cache_tensor(past: Any, present: Any, place: str) -> CacheTensor:  # noqa: 
                 f"{place}: axis {axis} ({meaning}) of {past.name} is fixed to {shape[axis]}: "
                 "export the model with dynamic axes"
             )
-    return CacheTensor(past.name, present.name, CACHE_TYPES[past.type], shape[1], shape[3])
+    return CacheTensor(past.name, present.name, CACHE_TYPES[past.type], heads, size)
 
 
-def _vocabulary(logits: Any, place: str) -> int | None:  # noqa: ANN401 - a NodeArg, which has no stubs
-    if logits.type not in _LOGITS_TYPES or len(logits.shape) != 3:
+def _vocabulary(logits: Argument, place: str) -> int | None:
+    shape = logits.shape or (None, None, None)
+    if logits.type not in LOGITS_TYPES or len(shape) != 3:
         raise BadInputError(
-            f"{place}: logits is a {logits.type} of shape {shown(logits.shape)}, and this runner reads "
-            f"{', '.join(sorted(_LOGITS_TYPES))} [batch, length, vocabulary]: cast them in the graph"
+            f"{place}: logits is a {logits.type} of shape {_axes(logits)}, and this runner reads "
+            f"{', '.join(sorted(LOGITS_TYPES))} [batch, length, vocabulary]: cast them in the graph"
         )
-    size = logits.shape[2]
-    return size if isinstance(size, int) else None
+    return shape[2] if isinstance(shape[2], int) else None
 
 
 def _present(past: str) -> str:
     return "present" + past.removeprefix("past_key_values")
+
+
+def _axes(argument: Argument) -> str:
+    return "unknown" if argument.shape is None else shown(list(argument.shape))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -58,9 +58,11 @@ def reference_greedy(ids: Sequence[int], new: int) -> list[int]:
     return row[len(ids) :]
 
 
-def causal_model(*, dtype: str = "float32", cache_dtype: str | None = None, opset: int = 17) -> onnx.ModelProto:
-    """The model above; keys and values may be kept in another dtype than they are computed in."""
-    kind, kept_kind = TYPES[dtype], TYPES[cache_dtype or dtype]
+def causal_model(
+    *, dtype: str = "float32", cache_dtype: str | None = None, logits_dtype: str = "float32", opset: int = 17
+) -> onnx.ModelProto:
+    """The model above; the cache may be kept, and logits given, in another dtype than they are computed in."""
+    kind, kept_kind, logits_kind = TYPES[dtype], TYPES[cache_dtype or dtype], TYPES[logits_dtype]
     nodes, inputs, outputs, kept = [], [], [], []
     cast = {"to": kind}
 
@@ -97,12 +99,12 @@ def causal_model(*, dtype: str = "float32", cache_dtype: str | None = None, opse
         node("Reshape", [f"seen_back{layer}", "join"], f"seen_flat{layer}")
         node("MatMul", [f"seen_flat{layer}", f"H{layer}"], f"part{layer}")
     node("Add", ["part0", "part1"], "summed")
-    node("Cast", ["summed"], "logits", to=TensorProto.FLOAT)
+    node("Cast", ["summed"], "logits", to=logits_kind)
 
     constants = {
         "axes_mask": np.array([1, 3]), "axes_token": np.array([2]), "one": np.array([1]), "two": np.array([2]),
         "two_scalar": np.array(2), "far": np.array([2**62]), "split": np.array([0, 0, HEADS, SIZE]),
-        "join": np.array([0, 0, HEADS * SIZE]), "hundredth": np.array(0.01, dtype=dtype),
+        "join": np.array([0, 0, HEADS * SIZE]), "hundredth": np.array(0.01).astype(dtype),
     }  # fmt: skip
     kept += [numpy_helper.from_array(value, name) for name, value in constants.items()]
     kept += [numpy_helper.from_array(value.astype(dtype), name) for name, value in weights().items()]
@@ -110,7 +112,7 @@ def causal_model(*, dtype: str = "float32", cache_dtype: str | None = None, opse
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", axis])
         for name, axis in (("input_ids", "new"), ("attention_mask", "total"), ("position_ids", "new"))
     ]
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", "new", VOCABULARY])
+    logits = helper.make_tensor_value_info("logits", logits_kind, ["batch", "new", VOCABULARY])
     graph = helper.make_graph(nodes, "toy", [*tokens, *inputs], [logits, *outputs], kept)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 

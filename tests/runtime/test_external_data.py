@@ -134,7 +134,7 @@ def test_an_entry_given_twice_is_refused(graph):
 
     entries = (("location", "weights.data"), ("location", "../weights.data"))
     with pytest.raises(BadInputError, match="says twice where its data lie"):
-        check_external_data(GraphFile(graph, 17, (ExternalTensor("w", 1, (1,), entries),)))
+        check_external_data(GraphFile(graph, 17, (), (), frozenset(), (ExternalTensor("w", 1, (1,), entries),)))
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_a_tensor_without_a_size_is_refused(graph, data_type, shape, message):
 
     tensor = ExternalTensor("w", data_type, shape, (("location", "weights.data"),))
     with pytest.raises(BadInputError, match=message):
-        check_external_data(GraphFile(graph, 17, (tensor,)))
+        check_external_data(GraphFile(graph, 17, (), (), frozenset(), (tensor,)))

@@ -86,11 +86,38 @@ def test_a_cache_in_half_precision_stays_so(tmp_path, made, element_type):
     assert {value.element_type() for value in decoder._cache} == {element_type}
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [("float16", 11), ("bfloat16", 8)])
+def test_logits_in_half_precision_are_those_of_the_graph(tmp_path, dtype, bits):
+    """Rounded once, by the graph's own cast; numpy's lack of bfloat16 shows nowhere."""
+    half = open_session(saved(causal_model(logits_dtype=dtype), tmp_path), ["cpu"])
+    decoder, every = Decoder(half, 2), Decoder(half, 2)
+    ids = [[3, 1, 4], [9, 2, 6]]
+    last, whole = decoder.step(fed(ids)), every.step_with_all_logits(fed(ids))
+    assert last.dtype == (np.float16 if dtype == "float16" else np.float32)
+    assert (whole[:, -1] == last).all()
+    expected = np.stack([reference_logits(row) for row in ids])
+    assert whole.shape == expected.shape
+    error = np.abs(whole - expected)
+    assert (error <= 2.0**-bits * np.abs(expected) + 1e-5).all()  # half a spacing, and fp32 of the sum
+    assert error.max() > 1e-4  # so that it is half precision that was read
+    greedy = generate(half, ids, max_new_tokens=1)
+    assert greedy == [[int(row.argmax())] for row in last]
+
+
+def test_a_graph_that_computes_in_bfloat16_names_the_way_out(tmp_path):
+    """The CPU provider has the type and no arithmetic in it."""
+    pytest.importorskip("ml_dtypes")
+    with pytest.raises(BadInputError, match="does not compute in: export float32 or float16 for the CPU"):
+        open_session(saved(causal_model(dtype="bfloat16"), tmp_path), ["cpu"])
+
+
 def test_keys_and_values_never_become_numpy(model, monkeypatch):
     """They stay where ONNX Runtime allocated them: logits alone come back."""
     seen = []
-    real = onnxruntime.OrtValue.numpy
-    monkeypatch.setattr(onnxruntime.OrtValue, "numpy", lambda self: seen.append(self.shape()) or real(self))
+    real = onnxruntime.OrtValue.data_ptr
+    monkeypatch.setattr(onnxruntime.OrtValue, "data_ptr", lambda self: seen.append(self.shape()) or real(self))
+    monkeypatch.delattr(onnxruntime.OrtValue, "numpy")
+    monkeypatch.delattr(onnxruntime.OrtValue, "__array__")
     generate(model, [CONTEXTS[0]], max_new_tokens=5)
     assert seen == [[1, 4, VOCABULARY], *[[1, 1, VOCABULARY]] * 4]
 
