@@ -30,11 +30,10 @@ class Decoder:
         self._model = model
         self._batch = batch
         self._length = 0
-        self._value = runtime_package().OrtValue
         self._device = (model.provider.kind.device, model.provider.device_id)
+        empty = runtime_package().OrtValue.ortvalue_from_shape_and_type
         self._cache = [
-            self._value.ortvalue_from_shape_and_type(tensor.shape(batch, 0), tensor.element_type, *self._device)
-            for tensor in model.signature.cache
+            empty(tensor.shape(batch, 0), tensor.element_type, *self._device) for tensor in model.signature.cache
         ]
 
     def step(self, tokens: Mapping[str, NDArray[np.int64]]) -> NDArray[Any]:
@@ -66,7 +65,7 @@ class Decoder:
         signature, path = self._model.signature, self._model.path
         binding = self._model.session.io_binding()
         for name in signature.tokens:
-            binding.bind_ortvalue_input(name, self._value.ortvalue_from_numpy(np.ascontiguousarray(tokens[name])))
+            binding.bind_cpu_input(name, np.ascontiguousarray(tokens[name]))
         for tensor, past in zip(signature.cache, self._cache, strict=True):
             binding.bind_ortvalue_input(tensor.past, past)
         binding.bind_output("logits", "cpu")
@@ -77,6 +76,8 @@ class Decoder:
         except runtime_errors() as error:
             raise BadInputError(f"{path}: ONNX Runtime failed ({' '.join(str(error).split())})") from error
         logits, *self._cache = binding.get_outputs()
+        if self._length == 0:
+            self._check_device()
         self._length += tokens["input_ids"].shape[1]
         self._check_cache()
         return logits
@@ -91,12 +92,16 @@ class Decoder:
     def _check_cache(self) -> None:
         """A cache that is dropped, or returned without its past, gives fluent nonsense instead of an error."""
         for tensor, present in zip(self._model.signature.cache, self._cache, strict=True):
-            wanted, found = tensor.shape(self._batch, self._length), list(present.shape())
+            wanted, found = tensor.shape(self._batch, self._length), present.shape()
             if found != wanted:
                 raise BadInputError(
                     f"{self._model.path}: {tensor.present} has the shape {found} after {self._length} tokens, and "
                     f"{wanted} is the past with the new tokens behind it: export the model again"
                 )
+
+    def _check_device(self) -> None:
+        """Once: what ONNX Runtime did with the first outputs it does with all, and asking takes time."""
+        for tensor, present in zip(self._model.signature.cache, self._cache, strict=True):
             if present.device_name() != self._device[0]:
                 raise BadInputError(
                     f"{self._model.path}: {tensor.present} lies on {present.device_name()}, and the cache of "

@@ -74,7 +74,14 @@ def stream(
         raise BadInputError(f"max_new_tokens = {max_new_tokens}: at least one token must be generated")
     _check(model, contexts, pad_id)
     choose = chooser(sampling, len(contexts))
-    return _steps(model, contexts, choose=choose, most=max_new_tokens, stops=list(stop_ids), pad_id=pad_id)
+    return _steps(
+        model,
+        contexts,
+        choose=choose,
+        most=max_new_tokens,
+        stops=np.array(sorted(stop_ids), dtype=np.int64),
+        pad_id=pad_id,
+    )
 
 
 def _steps(
@@ -83,23 +90,24 @@ def _steps(
     *,
     choose: Chooser,
     most: int,
-    stops: list[int],
+    stops: NDArray[np.int64],
     pad_id: int,
 ) -> Iterator[tuple[int | None, ...]]:
     """Rows that have ended stay in the batch with padding: taking them out would copy the cache of the others."""
     ids, mask = _left_padded(contexts, pad_id)
     positions = np.maximum(mask.cumsum(axis=1) - 1, 0)  # within the row's own range at padding
+    seen = np.ones((len(contexts), 1), dtype=np.int64)
     ended = np.zeros(len(contexts), dtype=bool)
     decoder = Decoder(model, len(contexts))
     for step in range(most):
         chosen = choose(decoder.step({"input_ids": ids, "attention_mask": mask, "position_ids": positions}))
-        ended |= np.isin(chosen, stops)
+        ended |= (chosen[:, None] == stops).any(axis=1)
         if ended.all():
             return
         yield tuple(None if over else int(token) for over, token in zip(ended, chosen, strict=True))
         if step + 1 < most:
             ids = np.where(ended, pad_id, chosen)[:, None]
-            mask = np.concatenate([mask, np.ones_like(ids)], axis=1)
+            mask = np.concatenate([mask, seen], axis=1)
             positions = positions[:, -1:] + 1
 
 
