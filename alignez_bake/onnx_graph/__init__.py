@@ -1,0 +1,1 @@
+"""ONNX graphs as files: their initialisers, read without a runtime."""
