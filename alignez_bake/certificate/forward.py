@@ -32,7 +32,7 @@ from alignez_bake.certificate.forward_passes import (
     relative_error,
 )
 from alignez_bake.certificate.forward_sites import comparable_maps, worst_site
-from alignez_bake.certificate.prompts import certificate_prompts
+from alignez_bake.certificate.prompts import fitted_prompts
 from alignez_bake.certificate.routing import (
     Generated,
     RoutingComparison,
@@ -40,7 +40,7 @@ from alignez_bake.certificate.routing import (
     compare_greedy,
     count_flips,
 )
-from alignez_bake.language_model.loading import has_tokenizer, load_model, tokenizer_of
+from alignez_bake.language_model.loading import load_model
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.progress import NoProgress
 
@@ -66,9 +66,6 @@ SITE_TOLERANCE: Final = {
 MARGIN: Final = 100
 SIXTEEN_BIT_FACTOR: Final = 1.25
 BATCH_SIZES: Final = (1, 8)
-GREEDY_TOKENS: Final = 64
-# One sequence at a time is slow, and shows what the batch does not: no padding. A few prompts show it.
-GREEDY_PROMPTS_ALONE: Final = 8
 SITE_PROMPTS: Final = 4
 
 
@@ -182,12 +179,8 @@ def certify_forward(
     plan = lowering.plan
     dtype = baked.dtype
     sixteen_bit = dtype in (torch.bfloat16, torch.float16)
-    positions = int(getattr(baked.config, "max_position_embeddings", None) or 10**9)
-    new_tokens = min(GREEDY_TOKENS, max(1, positions // 2))
-    vocabulary = int(baked.get_input_embeddings().num_embeddings)
-    tokenizer = tokenizer_of(base.path, trust_remote_code=trust_remote_code) if has_tokenizer(base.path) else None
-    prompts = certificate_prompts(tokenizer, vocabulary_size=vocabulary, longest=positions - new_tokens)
-    alone = prompts.ids[:: max(1, len(prompts.ids) // GREEDY_PROMPTS_ALONE)]
+    prompts, new_tokens = fitted_prompts(base, baked, trust_remote_code=trust_remote_code)
+    alone = prompts.alone
     paths = comparable_maps(base, lowering)
 
     runs = len(BATCH_SIZES) * (4 if sixteen_bit else 3) + 2
@@ -241,18 +234,11 @@ def certify_forward(
             last_only_difference = relative_error(last_logits(reference_model), after_prompts)
         found, found_greedy = outputs(baked, exact), greedy(baked)
     reference = _Reference(hooked, exact, unedited, hooked_greedy, sites, last_only_difference)
-    lengths = [len(ids) for ids in prompts.ids]
     return _judge(
         _Found(found, found_greedy, worst_site(baked, sites, SITE_TOLERANCE[dtype]), unused == unused_by_base),
         reference,
         dtype,
-        prompts={
-            "count": len(lengths),
-            "shortest": min(lengths),
-            "longest": max(lengths),
-            "source": prompts.source,
-            "logits_at_last_positions": LOGIT_POSITIONS,
-        },
+        prompts={**prompts.to_json(), "logits_at_last_positions": LOGIT_POSITIONS},
         new_tokens=new_tokens,
     )
 

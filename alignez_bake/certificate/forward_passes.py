@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 
 from alignez_bake.certificate.routing import Generated, RouterCalls, Routing, routing_of, watched_routers
 from alignez_bake.language_model.batching import PaddedBatch, left_padded
@@ -15,7 +15,7 @@ from alignez_bake.language_model.loading import quiet_transformers
 from alignez_bake.language_model.sampling import no_inherited_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from transformers import PreTrainedModel
 
@@ -162,8 +162,20 @@ def greedy_tokens(
     advance: Advance,
     *,
     new_tokens: int,
+    watcher: Callable[[], Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] | None = None,
 ) -> Generated:
-    """Exactly `new_tokens` greedy tokens after each prompt, past any EOS, with a KV cache and left padding."""
+    """Exactly `new_tokens` greedy tokens after each prompt, past any EOS, with a KV cache and left padding.
+
+    Args:
+        model: the causal language model.
+        architecture: where its layers and routers lie.
+        prompts: token ids.
+        batch_size: prompts in a batch.
+        advance: counts prompts.
+        new_tokens: number of new tokens.
+        watcher: makes for each batch what is called at every step with ids and float32 logits [batch, vocabulary], and
+            gives these back.
+    """
     config = GenerationConfig(
         do_sample=False, max_new_tokens=new_tokens, min_new_tokens=new_tokens, pad_token_id=0, use_cache=True
     )
@@ -178,6 +190,7 @@ def greedy_tokens(
                 attention_mask=batch.attention_mask,
                 position_ids=batch.position_ids,
                 generation_config=config,
+                logits_processor=LogitsProcessorList([] if watcher is None else [watcher()]),
             )
         routed.append(calls)
         tokens.extend(ids[:, batch.input_ids.shape[1] :].tolist())
