@@ -42,6 +42,7 @@ class ExportSettings:
         external_data: weights in a file beside the graph, however small they are.
         optimise: fused operators.
         weight_bits: 4 or 8 for weights that are quantised after the fold; as they are where None.
+        runs_on: device on which level `forward` will run the artefact; None where it will not be run.
     """
 
     dtype: str | None = None
@@ -49,6 +50,7 @@ class ExportSettings:
     external_data: bool = False
     optimise: bool = False
     weight_bits: int | None = None
+    runs_on: str | None = None
 
     def options(self) -> dict[str, bool | int]:
         """Those that were asked for beside dtype and base, by name."""

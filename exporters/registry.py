@@ -25,10 +25,11 @@ EXPORTERS: Final[Mapping[str, str]] = {
     "checkpoint": "alignez_bake.exporters.checkpoint:CheckpointExporter",
     "adapter": "alignez_bake.exporters.adapter:AdapterExporter",
     "gguf": "alignez_bake.exporters.gguf:GgufExporter",
+    "onnx": "alignez_bake.exporters.onnx:OnnxExporter",
     "edits": "alignez_bake.exporters.edits:EditsExporter",
 }
 DEFAULT_EXPORTER: Final = "checkpoint"
-NOT_YET_AVAILABLE: Final = ("onnx", "onnx-genai")
+NOT_YET_AVAILABLE: Final = ("onnx-genai",)
 ENTRY_POINT_GROUP: Final = "alignez_bake.exporters"
 
 _OUR_DISTRIBUTION: Final = "alignez-bake"

@@ -9,7 +9,7 @@ import typer
 
 from alignez_bake import __version__
 from alignez_bake.cli import options
-from alignez_bake.cli.choices import unescaped
+from alignez_bake.cli.choices import unescaped, weight_bits
 from alignez_bake.cli.pushing import check_push, show_and_push
 from alignez_bake.cli.shell import number, resolved_device
 from alignez_bake.errors import BadInputError
@@ -53,6 +53,10 @@ def align_command(
     top_layers: options.TopLayers = None,
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
+    external_data: options.ExternalData = False,
+    optimize: options.Optimize = False,
+    int4: options.Int4 = False,
+    int8: options.Int8 = False,
     require_fold: options.RequireFold = False,
     linearise: options.Linearise = False,
     push: options.Push = None,
@@ -100,6 +104,9 @@ def align_command(
         top_layers=top_layers,
         artefact=artefact,
         dtype=dtype,
+        external_data=external_data,
+        optimise=optimize,
+        weight_bits=weight_bits(int4=int4, int8=int8),
         require_fold=require_fold,
         linearise=linearise,
         device=resolved_device(device),
@@ -151,6 +158,7 @@ def _tables(result: AlignResult) -> list[Table | str]:
     if plan.duplicates:
         notes.append(f"{plan.duplicates} repeated queries were dropped.")
     notes += [f"Left out: {name} ({reason})." for name, reason in result.baked.skipped]
+    notes += [f"Note: {note}." for note in result.baked.notes]
     return [
         filter_table(result.fitted.filters),
         site_table(result.fitted.sites),

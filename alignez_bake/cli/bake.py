@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from alignez_bake.cli import options
-from alignez_bake.cli.choices import check_level, parse_weights
+from alignez_bake.cli.choices import check_level, parse_weights, weight_bits
 from alignez_bake.cli.pushing import check_push, show_and_push
 from alignez_bake.cli.shell import resolved_device
 from alignez_bake.progress import RichProgress
@@ -40,7 +40,11 @@ def bake_command(
     ] = None,
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
-    verify: options.Verify = "tensors",
+    external_data: options.ExternalData = False,
+    optimize: options.Optimize = False,
+    int4: options.Int4 = False,
+    int8: options.Int8 = False,
+    verify: options.Verify = None,
     require_fold: options.RequireFold = False,
     linearise: options.Linearise = False,
     refit_block: options.RefitBlock = False,
@@ -56,9 +60,10 @@ def bake_command(
 ) -> None:
     """Bake edits into a base, and certify the result. No model is run, unless to verify or refit."""
     del yes  # nothing is asked here
-    from alignez_bake.commands.bake import bake  # noqa: PLC0415 - so that --help is quick
+    from alignez_bake.commands.bake import bake, checked_level  # noqa: PLC0415 - so that --help is quick
+    from alignez_bake.exporters.registry import exporter_named  # noqa: PLC0415 - likewise
 
-    level = check_level(verify, "--verify")
+    level = checked_level(exporter_named(artefact), None if verify is None else check_level(verify, "--verify"))
     check_push(push)
     runs = level == "forward" or linearise or refit_block
     result = bake(
@@ -67,6 +72,9 @@ def bake_command(
         out,
         artefact=artefact,
         dtype=dtype,
+        external_data=external_data,
+        optimise=optimize,
+        weight_bits=weight_bits(int4=int4, int8=int8),
         weights=parse_weights(objective),
         verify=level,
         require_fold=require_fold,
@@ -88,6 +96,7 @@ def bake_command(
         if dry_run:
             return [*kept, decision_table(result.lowering), f"Dry run: nothing was written to {out}."]
         left_out = [f"Left out: {name} ({reason})." for name, reason in result.skipped]
+        left_out += [f"Note: {note}." for note in result.notes]
         written = f"Written to {result.path}."
         return [*kept, decision_table(result.lowering), certificate_table(result.levels), *left_out, written]
 

@@ -23,6 +23,17 @@ def check_level(name: str, option: str) -> Level:
     raise BadInputError(f"{option} {name!r} is unknown: use tensors or forward")
 
 
+def weight_bits(*, int4: bool, int8: bool) -> int | None:
+    """How many bits quantised weights have; None where they are not quantised.
+
+    Raises:
+        BadInputError: both flags.
+    """
+    if int4 and int8:
+        raise BadInputError("--int4 and --int8 are two widths of the same weights: choose one")
+    return 4 if int4 else 8 if int8 else None
+
+
 def parse_weights(text: str | None) -> dict[str, float] | None:
     """Dials by objective, such as `helpful=1,humor=-0.3`; the plan checks the names.
 

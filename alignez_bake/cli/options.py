@@ -102,8 +102,8 @@ As = Annotated[
     typer.Option(
         "--as",
         metavar="KIND",
-        help="What to write: checkpoint, adapter (LoRA for PEFT), gguf (LoRA and control vector for llama.cpp), edits, "
-        "or what another package brings.",
+        help="What to write: checkpoint, adapter (LoRA for PEFT), gguf (LoRA and control vector for llama.cpp), onnx "
+        "(a graph), onnx-genai (for onnxruntime-genai), edits, or what another package brings.",
     ),
 ]
 RequireFold = Annotated[
@@ -130,11 +130,20 @@ Dtype = Annotated[
     typer.Option("--dtype", metavar="DTYPE", help="Dtype of all weights, such as float32; the base's if left out."),
 ]
 Verify = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--verify", metavar="LEVEL", help="tensors: compare the files; forward: also run baked and hooked model."
+        "--verify",
+        metavar="LEVEL",
+        help="tensors: compare the files; forward: also run baked and hooked model, the default for graphs.",
     ),
 ]
+ExternalData = Annotated[
+    bool,
+    typer.Option("--external-data", help="Graph: weights in a file beside it, whatever their size."),
+]
+Optimize = Annotated[bool, typer.Option("--optimize", help="Graph: fuse operators, which ONNX Runtime runs faster.")]
+Int4 = Annotated[bool, typer.Option("--int4", help="Graph: weights of 4 bits, quantised after the edits are folded.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="Graph: weights of 8 bits, quantised after the edits are folded.")]
 Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, ...; auto: cuda if there, else cpu.")
 ]
@@ -150,7 +159,7 @@ TrustRemoteCode = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
-        help="Allow model code: that of the base, and a small generated file in the result for edits that do not fold.",
+        help="Allow model code: the base's, and a small generated file in a checkpoint for edits that do not fold.",
     ),
 ]
 AllowOtherBase = Annotated[

@@ -184,7 +184,7 @@ def align(
     base = open_model_folder(folder)
     check_output(out, folder)
     exporter = exporter_named(artefact)
-    export_settings = ExportSettings(check_dtype(dtype), str(model), external_data, optimise, weight_bits)
+    export_settings = ExportSettings(check_dtype(dtype), str(model), external_data, optimise, weight_bits, device)
     export_settings.check_options(exporter.name, exporter.options)
     code = trust_remote_code or not exporter.inserts_need_code
     settings = check_fit(

@@ -140,14 +140,13 @@ def bake(
     progress = progress or NoProgress()
     base = open_model_folder(folder)
     check_output(out, folder)
-    plan = edits if isinstance(edits, EditPlan) else read_edits(edits_file(edits))
-    if weights:
-        plan = plan.with_weights(weights)
+    plan = plan_of(edits, weights)
     check_base(plan, base, allow_other_base=allow_other_base)
     exporter = exporter_named(artefact)
-    settings = ExportSettings(check_dtype(dtype), str(model), external_data, optimise, weight_bits)
-    settings.check_options(exporter.name, exporter.options)
     verify = checked_level(exporter, verify)
+    runs_on = device if verify == "forward" else None
+    settings = ExportSettings(check_dtype(dtype), str(model), external_data, optimise, weight_bits, runs_on)
+    settings.check_options(exporter.name, exporter.options)
     code = trust_remote_code or not exporter.inserts_need_code
 
     def decided(chosen: EditPlan) -> Lowering:
@@ -223,6 +222,16 @@ def bake(
         path = publish(staging, out, failed=verdict != "passed")
     left_out = tuple((file.name, file.reason) for file in exported.skipped)
     return BakeResult(path, tuple(levels), lowering, left_out, refit, exported.notes)
+
+
+def plan_of(edits: str | Path | EditPlan, weights: Mapping[str, float] | None) -> EditPlan:
+    """The edits that are asked for: a plan, or what lies at a path or on the hub, with the dials of its objectives.
+
+    Raises:
+        BadInputError: no such edits, damaged ones, or a dial of an objective that there is not.
+    """
+    plan = edits if isinstance(edits, EditPlan) else read_edits(edits_file(edits))
+    return plan.with_weights(weights) if weights else plan
 
 
 def _verdict(levels: Sequence[LevelCertificate], refit: Refitted | None) -> Verdict | None:

@@ -30,6 +30,13 @@ def intro(artefact: str, base_name: str, model_type: str, edits: int, *, needs_c
             f"This is {base} with {count} folded into its weights. It is an ordinary checkpoint: it needs no hooks, "
             "no extra code and no flag."
         )
+    if artefact == "onnx":
+        return (
+            f"This is {base} with {count}, as one ONNX graph: `model.onnx`, which reads the prompt and each token after it "
+            "with a cache. It needs no hooks, no torch and no code of its own."
+        )
+    if artefact == "onnx-genai":
+        return f"This is {base} with {count} folded into its weights, as a model of onnxruntime-genai."
     kinds = {
         "adapter": "as a LoRA adapter for PEFT",
         "gguf": "as files for llama.cpp that are loaded beside the base",
@@ -75,6 +82,28 @@ def loading(name: str, base_name: str, artefact: str, *, needs_code: bool, revis
             return _shell(
                 "Beside the base as GGUF, with those of the two files that are here:",
                 "llama-cli -m base.gguf --lora adapter.gguf --control-vector control_vector.gguf",
+            )
+        case "onnx":
+            return _python(
+                note,
+                "from optimum.onnxruntime import ORTModelForCausalLM",
+                "from transformers import AutoTokenizer",
+                "",
+                f"model = ORTModelForCausalLM.from_pretrained({folder})",
+                f"tokenizer = AutoTokenizer.from_pretrained({folder})",
+                "",
+                "# or without torch and transformers",
+                "from alignez_bake.runtime import open_folder",
+                "",
+                f'answer = open_folder({folder}, ["cuda", "cpu"]).answer(["..."], max_new_tokens=60)',
+            )
+        case "onnx-genai":
+            return _python(
+                note,
+                "import onnxruntime_genai",
+                "",
+                f"model = onnxruntime_genai.Model({folder})",
+                "tokenizer = onnxruntime_genai.Tokenizer(model)",
             )
         case "edits":
             pinned = base_name if revision is None else f"{base_name}@{revision}"

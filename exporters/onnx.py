@@ -1,0 +1,122 @@
+"""One ONNX graph that runs aligned wherever ONNX Runtime does: no torch, no hooks, the cache inside.
+
+Edits that fold are in the initialisers, others are nodes: a graph needs no code of ours for them. Config and tokenizer
+lie beside it, so that optimum's `ORTModelForCausalLM` and our own runner load the folder.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+from alignez_bake.exporters.base_files import DTYPE_KEYS
+from alignez_bake.exporters.checkpoint import CheckpointExporter
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.lowering.decide import Refusal, fold_refusal
+from alignez_bake.report.record import read_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.exporters.onnx_result import GraphResult
+    from alignez_bake.exporters.protocol import Exported, ExportSettings, Option
+
+    from alignez_bake.certificate.verdict import Level, LevelCertificate
+    from alignez_bake.edit import Edit
+    from alignez_bake.lowering.decide import Lowering, Route
+    from alignez_bake.lowering.slot import Slot
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.progress import Progress
+
+GRAPH_FILE: Final = "model.onnx"
+_PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
+
+
+class OnnxExporter:
+    """Writes `model.onnx`, its external data, and what loaders want beside it."""
+
+    name = "onnx"
+    routes: frozenset[Route] = frozenset({"fold", "rehome", "insert"})
+    exactness = "exact, rounded once"
+    cost = "none: same graph"
+    card_library = "onnx"
+    highest_level: Level = "forward"
+    default_level: Level = "forward"
+    options: frozenset[Option] = frozenset({"external_data", "optimise", "weight_bits"})
+    inserts_need_code = False
+
+    def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
+        """None if the edit folds at this slot."""
+        return fold_refusal(edit, slot)
+
+    def check(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> None:
+        """Refuse packages that are missing, dtypes that nothing here runs, and what a checkpoint refuses.
+
+        Raises:
+            BadInputError: what is refused, with the way out.
+        """
+        missing = [name for name in _PACKAGES if find_spec(name) is None]
+        if missing:
+            raise BadInputError(
+                f"--as {self.name} needs packages that are not installed ({', '.join(missing)}): pip install "
+                "'alignez-bake[onnx,cpu]', or 'alignez-bake[onnx,gpu]' on a machine with CUDA"
+            )
+        _check_dtype(base, settings)
+        CheckpointExporter().check(base, lowering, settings)
+
+    def bytes_needed(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> int:
+        """The graph, and beside it for a while the checkpoint that it is made of, and what it is optimised from."""
+        copies = 2 + settings.optimise + (settings.weight_bits is not None)
+        return copies * CheckpointExporter().bytes_needed(base, lowering, settings)
+
+    def export(
+        self, base: ModelFolder, lowering: Lowering, out: Path, settings: ExportSettings, progress: Progress
+    ) -> Exported:
+        """Write the graph; arguments and errors as in `Exporter`."""
+        from alignez_bake.exporters.onnx_writing import write_graph_folder  # noqa: PLC0415 - torch, transformers
+
+        lowering.require_complete()
+        return write_graph_folder(base, lowering, out, settings, progress)
+
+    def certify_tensors(self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> LevelCertificate:
+        """The graph's initialisers against the baked model's tensors."""
+        from alignez_bake.certificate.graph_tensors import certify_graph_tensors  # noqa: PLC0415 - needs onnx
+
+        return certify_graph_tensors(base, lowering, out / GRAPH_FILE, dtype=_recorded_dtype(out), progress=progress)
+
+    def reload(
+        self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
+    ) -> GraphResult:
+        """The graph in ONNX Runtime.
+
+        Raises:
+            BadInputError: a device that ONNX Runtime has no provider for.
+        """
+        from alignez_bake.exporters.onnx_result import GraphResult, providers_for  # noqa: PLC0415 - imports torch
+
+        providers_for(device)
+        return GraphResult(
+            out / GRAPH_FILE, base, lowering, _recorded_dtype(out), device, trust_remote_code=trust_remote_code
+        )
+
+
+def _check_dtype(base: ModelFolder, settings: ExportSettings) -> None:
+    """Refuse what could not be verified: ONNX Runtime's CPU provider has no kernels for bfloat16.
+
+    Raises:
+        BadInputError: a bfloat16 graph that is to run on the CPU.
+    """
+    stored = next((base.config[key] for key in DTYPE_KEYS if base.config.get(key) is not None), None)
+    dtype = settings.dtype or stored
+    if dtype == "bfloat16" and settings.runs_on is not None and settings.runs_on.partition(":")[0] == "cpu":
+        whose = "as the base has" if settings.dtype is None else "as --dtype asks for"
+        raise BadInputError(
+            f"a graph in bfloat16, {whose}, cannot be verified on the CPU, where ONNX Runtime does not compute in it: "
+            "use --dtype float32 or float16, or --device cuda; --verify tensors writes it without running it"
+        )
+
+
+def _recorded_dtype(out: Path) -> str | None:
+    dtype = read_record(out).get("dtype")
+    return dtype if isinstance(dtype, str) else None

@@ -1,0 +1,144 @@
+"""A graph that runs here: certified against the baked and the hooked model, and answering by our runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
+
+from alignez_bake.certificate.graph import certify_graph
+from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.loading import tokenizer_of
+from alignez_bake.progress import NoProgress
+from alignez_bake.runtime.choose import Sampling
+from alignez_bake.runtime.generate import generate
+from alignez_bake.runtime.session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from transformers import PreTrainedTokenizerBase
+
+    from alignez_bake.certificate.graph import GraphCertificate
+    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.progress import Progress
+    from alignez_bake.runtime.session import OnnxModel
+
+
+def providers_for(device: str) -> tuple[str, ...]:
+    """ONNX Runtime's providers for a device by its name in torch; the CPU takes what CUDA has no kernel for.
+
+    Raises:
+        BadInputError: a device without a provider.
+    """
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return ("cpu",)
+    if kind == "cuda":
+        return (device, "cpu")
+    raise BadInputError(f"--device {device}: graphs run on cpu or cuda here")
+
+
+@dataclass(frozen=True)
+class GraphResult:
+    """A folder with a graph.
+
+    Attributes:
+        graph: the `.onnx` file.
+        base: the base model.
+        lowering: the edits that were baked, and how.
+        dtype: of the baked model, as `ExportSettings.dtype`.
+        device: where graph and models run.
+        trust_remote_code: passed to transformers' loader of the base.
+    """
+
+    graph: Path
+    base: ModelFolder
+    lowering: Lowering
+    dtype: str | None
+    device: str
+    trust_remote_code: bool
+
+    @cached_property
+    def session(self) -> OnnxModel:
+        """The graph, opened once."""
+        return open_session(self.graph, providers_for(self.device))
+
+    def certify(self, progress: Progress) -> GraphCertificate:
+        """The graph against the baked and the hooked model; errors as `certify_graph`."""
+        session = self.session
+        beside = self.graph.parent.parent
+        with baked_checkpoint(self.base, self.lowering, beside, dtype=self.dtype, progress=progress) as folder:
+            return certify_graph(
+                self.base,
+                self.lowering,
+                session,
+                load_baked(self.base, self.lowering, folder, device=self.device),
+                device=self.device,
+                trust_remote_code=self.trust_remote_code,
+                progress=progress,
+            )
+
+    def answering(self) -> GraphAnswering:
+        """The graph with its base's tokenizer.
+
+        Raises:
+            BadInputError: the base has none.
+        """
+        tokenizer = tokenizer_of(self.base.path, trust_remote_code=self.trust_remote_code)
+        return GraphAnswering(self.session, self.base, tokenizer)
+
+
+@dataclass(frozen=True)
+class GraphAnswering:
+    """A graph that continues contexts."""
+
+    session: OnnxModel
+    base: ModelFolder
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def positions(self) -> int | None:
+        """Positions that the base's config says."""
+        stated = self.base.config.get("max_position_embeddings", self.base.config.get("n_positions"))
+        return stated if isinstance(stated, int) else None
+
+    def continued(
+        self,
+        contexts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        seed: int,
+        temperature: float,
+        progress: Progress | None,
+    ) -> list[list[int]]:
+        """As `Answering.continued`; each batch has a seed of its own."""
+        longest = max((len(context) for context in contexts), default=0)
+        if self.positions is not None and longest + max_new_tokens > self.positions:
+            raise BadInputError(
+                f"a text of {longest} tokens and {max_new_tokens} new ones is too long for {self.session.path}, which "
+                f"has {self.positions} positions: shorten the queries, or ask for fewer new tokens"
+            )
+        answers: list[list[int]] = []
+        with (progress or NoProgress()).task("sampling answers", len(contexts)) as advance:
+            for start in range(0, len(contexts), batch_size):
+                batch = contexts[start : start + batch_size]
+                sampling = None if temperature == 0 else Sampling(temperature=temperature, seed=seed + start)
+                answers += generate(
+                    self.session,
+                    batch,
+                    max_new_tokens=max_new_tokens,
+                    stop_ids=self._stop_ids,
+                    sampling=sampling,
+                )
+                advance(len(batch))
+        return answers
+
+    @cached_property
+    def _stop_ids(self) -> list[int]:
+        return []

@@ -1,0 +1,70 @@
+"""Making the folder of a graph: the baked model, traced; then, where asked for, fused operators and small weights."""
+
+from __future__ import annotations
+
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
+from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
+from alignez_bake.exporters.onnx import GRAPH_FILE
+from alignez_bake.exporters.protocol import Exported
+
+from alignez_bake.onnx_export.companions import companion_files
+from alignez_bake.onnx_export.graph import export_graph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.exporters.protocol import ExportSettings
+    from transformers import PreTrainedModel
+
+    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.progress import Progress
+
+# Weights inside the graph's file are held several times while protobuf writes them (docs/decisions/onnx.md), so they
+# stay there only where that is little.
+LARGEST_INLINE = 32 * 1024 * 1024
+
+
+def write_graph_folder(
+    base: ModelFolder, lowering: Lowering, out: Path, settings: ExportSettings, progress: Progress
+) -> Exported:
+    """Write graph, config, generation config and tokenizer into `out`.
+
+    The model is loaded from the checkpoint that would be the result of `--as checkpoint`: what is traced is what its
+    users get, and nothing of an edit is computed twice in two ways.
+
+    Args:
+        base: the base model.
+        lowering: the way of every edit, none of them refused.
+        out: the folder to write into.
+        settings: what was asked for.
+        progress: counts tensors, then steps.
+
+    Raises:
+        BadInputError: as `CheckpointExporter.export` and `export_graph`.
+    """
+    with TemporaryDirectory(prefix=".graphs-", dir=out) as name:
+        stages = out / name
+        with baked_checkpoint(base, lowering, out, dtype=settings.dtype, progress=progress) as checkpoint:
+            model = load_baked(base, lowering, checkpoint, device="cpu").model
+            graph = _exported(model, stages / "exported", external_data=settings.external_data, progress=progress)
+            del model
+        notes: list[str] = []
+        for file in sorted(graph.parent.iterdir()):
+            file.replace(out / file.name)
+    rewritten = checkpoint_contents(base, lowering).rewritten
+    skipped = companion_files(base, lowering.home, out, dtype=settings.dtype, rewritten=rewritten)
+    return Exported(skipped, tuple(notes))
+
+
+def _exported(model: PreTrainedModel, folder: Path, *, external_data: bool, progress: Progress) -> Path:
+    folder.mkdir()
+    graph = folder / GRAPH_FILE
+    size = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    with progress.task("exporting the graph", 1) as advance:
+        export_graph(model, graph, external_data=external_data or size > LARGEST_INLINE)
+        advance()
+    return graph
