@@ -24,7 +24,7 @@ from alignez_bake.progress import NoProgress
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -102,7 +102,7 @@ def certify_tensors(
     contents = checkpoint_contents(base, lowering)
     expected_names, result_names = set(contents.names), set(result.tensors.names())
     reasons = [
-        f"{len(names)} tensor(s) {what}: {_listed(names)}"
+        f"{len(names)} tensor(s) {what}: {listed(names)}"
         for what, names in (
             ("that must be there are missing", sorted(expected_names - result_names)),
             ("are neither the base's nor the edits'", sorted(result_names - expected_names)),
@@ -118,20 +118,15 @@ def certify_tensors(
     deliveries, differing = comparison.deliveries, comparison.differing
     reasons.extend(comparison.reasons)
     if differing:
-        reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {_listed(differing)}")
+        reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {listed(differing)}")
     reasons.extend(_config_reasons(contents.config, result))
     reasons.extend(_file_reasons(base, result, contents))
     stored_names = [name for name in common if name not in contents.added]
     reasons.extend(_dtype_reasons(contents, result, stored_names))
     shares = [entry.share for entry in deliveries if entry.share is not None]
-    lost = [entry.name for entry in deliveries if entry.share is not None and not entry.share >= MIN_DELIVERED_SHARE]
-    if lost:
-        reasons.append(
-            f"rounding ate the edit in {len(lost)} tensor(s), lowest delivered share {min(shares):.3f}, bound "
-            f"{MIN_DELIVERED_SHARE}: {_listed(lost)}; use a larger strength, or --dtype float32"
-        )
+    reasons.extend(rounding_reasons(deliveries))
     verdict: Verdict = "failed" if reasons else "passed"
-    if not reasons and not shares and not _inserts_act(lowering):
+    if not reasons and not shares and not inserts_act(lowering):
         verdict, reasons = "inconclusive", ["the edits change nothing, so nothing shows that they were applied"]
     dtypes = {result.tensors.entry(name).dtype for name in stored_names}
     changed = dtypes != {contents.home.tensors.entry(name).dtype for name in stored_names}
@@ -145,7 +140,18 @@ def certify_tensors(
     )
 
 
-def _inserts_act(lowering: Lowering) -> bool:
+def rounding_reasons(deliveries: Sequence[Delivery]) -> list[str]:
+    """One line where rounding left too little of some edits."""
+    shares = [entry.share for entry in deliveries if entry.share is not None]
+    lost = [entry.name for entry in deliveries if entry.share is not None and not entry.share >= MIN_DELIVERED_SHARE]
+    if not lost:
+        return []
+    bound = f"lowest delivered share {min(shares):.3f}, bound {MIN_DELIVERED_SHARE}"
+    way_out = "use a larger strength, or --dtype float32"
+    return [f"rounding ate the edit in {len(lost)} tensor(s), {bound}: {listed(lost)}; {way_out}"]
+
+
+def inserts_act(lowering: Lowering) -> bool:
     """Whether any inserted edit adds something to some input, in the fp32 in which it runs."""
     groups = [group for insert in lowering.inserts for group in insert.groups]
     return any(
@@ -237,7 +243,7 @@ def _config_reasons(expected: Mapping[str, Any], result: ModelFolder) -> list[st
     keys = (set(expected) | set(result.config)) - set(DTYPE_KEYS)
     # An entry of null is not an absent one: mistral's sliding_window is 4096 where config.json does not say.
     changed = sorted(key for key in keys if expected.get(key, _ABSENT) != result.config.get(key, _ABSENT))
-    return [f"config.json is not what it must be in {_listed(changed)}"] if changed else []
+    return [f"config.json is not what it must be in {listed(changed)}"] if changed else []
 
 
 def _file_reasons(base: ModelFolder, result: ModelFolder, contents: CheckpointContents) -> list[str]:
@@ -256,7 +262,7 @@ def _file_reasons(base: ModelFolder, result: ModelFolder, contents: CheckpointCo
         or not filecmp.cmp(base.path / name, result.path / target, shallow=False)
     ]
     reasons = (
-        [f"{len(differing)} file(s) are missing or differ from the base's: {_listed(differing)}"] if differing else []
+        [f"{len(differing)} file(s) are missing or differ from the base's: {listed(differing)}"] if differing else []
     )
     for name, text in written.items():
         if not (result.path / name).is_file() or (result.path / name).read_bytes() != text.encode("utf-8"):
@@ -265,7 +271,7 @@ def _file_reasons(base: ModelFolder, result: ModelFolder, contents: CheckpointCo
     if result.tensors.index is not None:
         expected.add(result.tensors.index.name)
     if foreign := sorted(_loadable_files(result.path) - expected):
-        reasons.append(f"{len(foreign)} file(s) are neither the base's nor the edits': {_listed(foreign)}")
+        reasons.append(f"{len(foreign)} file(s) are neither the base's nor the edits': {listed(foreign)}")
     return reasons
 
 
@@ -300,6 +306,7 @@ def _dtype_reasons(contents: CheckpointContents, result: ModelFolder, names: lis
     return [] if found == expected else [f"config.json says {found} of the weights' dtype, where {expected} must be"]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first few of many names, and how many more there are."""
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more
