@@ -13,6 +13,11 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.detach() - expected.detach()).norm() / expected.detach().norm())
 
 
+def first(output):
+    """What a module gives, or the first of it."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 def load(path, dtype):
     """Plain `from_pretrained`, with no key missing or left over."""
     model, info = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
@@ -28,7 +33,7 @@ def run(model, architecture, module_paths):
     residual = []
     handles = [
         model.get_submodule(path).register_forward_hook(
-            lambda _m, args, output, path=path: seen.__setitem__(path, (args[0], output))
+            lambda _m, args, output, path=path: seen.__setitem__(path, (args[0], first(output)))
         )
         for path in module_paths
     ]

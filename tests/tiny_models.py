@@ -20,8 +20,13 @@ Biases at the writers exist where the architecture has a switch for them:
     granite      yes          attention_bias, mlp_bias          none
     opt          yes          enable_bias                       none
     mixtral      yes          no such switch                    none
+    qwen3_moe    yes          attention_bias                    none
+    deepseek_v3  yes          attention_bias                    none
+    gpt_oss      yes          attention_bias                    all experts, the router
 
-`hidden` differs from heads x head_dim in qwen3, gemma2 and gemma3_text, so that their attention writers are not square.
+`hidden` differs from heads x head_dim in qwen3, gemma2, gemma3_text, qwen3_moe, deepseek_v3 and gpt_oss, so that their
+attention writers are not square. All layers of qwen3_moe and deepseek_v3 have experts, unless entries of the config
+make some of them dense.
 """
 
 from __future__ import annotations
@@ -61,6 +66,9 @@ _BIAS_SWITCHES: dict[str, dict[str, bool] | None] = {
     "granite": {"attention_bias": True, "mlp_bias": True},
     "opt": {"enable_bias": True},
     "mixtral": None,
+    "qwen3_moe": {"attention_bias": True},
+    "deepseek_v3": {"attention_bias": True},
+    "gpt_oss": {"attention_bias": True},
 }
 """What turns the writers' biases on; None: they cannot have any; empty: they always have them."""
 
@@ -88,6 +96,14 @@ _WIDE_SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 16,
+}
+_YARN: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": CONTEXT // 4,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
 }
 _SIZES: dict[str, dict[str, Any]] = {
     "llama": {**_ROPE_SIZES, "head_dim": 16},
@@ -117,6 +133,35 @@ _SIZES: dict[str, dict[str, Any]] = {
         "sliding_window": None,
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
+    },
+    # By default the weights of the chosen experts do not sum to one.
+    "qwen3_moe": {**_WIDE_SIZES, "moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2},
+    # Keys and values of different widths, experts in groups, and two shared ones, which are one map of twice the width.
+    "deepseek_v3": {
+        **_ROPE_SIZES,
+        "hidden_size": 48,
+        "num_key_value_heads": 2,
+        "q_lora_rank": 20,
+        "kv_lora_rank": 16,
+        "qk_nope_head_dim": 12,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 10,
+        "first_k_dense_replace": 0,
+        "moe_intermediate_size": 24,
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "n_group": 4,
+        "topk_group": 2,
+        "num_experts_per_tok": 3,
+        "rope_parameters": {**_YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+    },
+    # A window that acts on short prompts.
+    "gpt_oss": {
+        **_WIDE_SIZES,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "rope_parameters": {**_YARN, "truncate": False},
     },
     # By default one layer in four has no rotary positions: of two, none.
     "smollm3": {**_ROPE_SIZES, "no_rope_layers": [1, 0]},
@@ -179,7 +224,9 @@ def tiny_model(
     config = AutoConfig.for_model(model_type, **settings)
     with torch.random.fork_rng(devices=[]):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for index, (name, parameter) in enumerate(model.named_parameters()):
+    # deepseek_v3 keeps what corrects its choice of experts as a buffer that is saved.
+    corrections = [entry for entry in model.named_buffers() if entry[0].endswith("correction_bias")]
+    for index, (name, parameter) in enumerate([*model.named_parameters(), *corrections]):
         generator = torch.Generator().manual_seed(1_000_003 * seed + index)
         noise = torch.randn(parameter.shape, generator=generator)
         with torch.no_grad():
@@ -190,19 +237,27 @@ def tiny_model(
 
 def runs_in_its_dtype(model: PreTrainedModel) -> PreTrainedModel:
     """The model, with experts computed one by one where torch's grouped product has no kernel: in float64."""
-    if model.config.model_type == "mixtral" and model.dtype == torch.float64:
+    if has_experts(model) and model.dtype == torch.float64:
         model.set_experts_implementation("eager")
     return model
 
 
+def has_experts(model: PreTrainedModel) -> bool:
+    """Whether some layers are mixtures of experts."""
+    return any(name.endswith(".experts") for name, _ in model.named_modules())
+
+
 def _values(model_type: str, name: str, noise: torch.Tensor) -> torch.Tensor:
+    if name.endswith("correction_bias"):  # small beside scores from 0 to 1, so that no expert is never chosen
+        return 0.05 * noise
     if name.endswith("bias"):
         return 0.3 * noise
     if noise.dim() == 1:  # norms; gemma2 and gemma3_text add the one themselves
         return 0.3 * noise + (0.0 if model_type in ("gemma2", "gemma3_text") else 1.0)
     if any(part in name for part in ("embed_tokens", "embed_in", "embed_positions", "wte", "wpe")):
         return 0.5 * noise
-    fan_in = noise.shape[0] if model_type == "gpt2" and "lm_head" not in name else noise.shape[-1]
+    transposed = (model_type == "gpt2" and "lm_head" not in name) or (model_type == "gpt_oss" and ".experts." in name)
+    fan_in = noise.shape[-2] if transposed else noise.shape[-1]
     return noise * (2.0 if "lm_head" in name or "embed_out" in name else 1.0) / math.sqrt(fan_in)
 
 

@@ -6,11 +6,12 @@ There is no fallback: a model type without a file is refused by name.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
+from alignez_bake.architectures.dense_layers import DenseLayers, DenseRule, RuleEntry
 from alignez_bake.errors import BadInputError
 from alignez_bake.site import LEGAL_READS, Reads, Site, SiteKind
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Layout = Literal["out_in", "in_out"]
 Rows = Literal["all", "first_half", "second_half"]
+Routing = Literal["softmax", "softmax_of_chosen", "sigmoid"]
+"""How a router weighs the experts that it chooses; the formulas are in `certificate/expert_weights.py`."""
 
 INSERTED_PREFIX = "alignez_"
 """What precedes the base's model type in that of a checkpoint with inserted modules."""
@@ -36,12 +39,16 @@ class LinearSite:
         layout: how its weight lies in memory: `out_in` [d_out, d_in] (Linear) or `in_out` (gpt2's Conv1D).
         rows: which rows of its output belong to the site, where a fused map computes two.
         post_norm: path of the norm that follows the writer before its output joins the residual stream.
-        bias: `never`, `always`, or the entry of config.json that says whether the map has one.
-        experts: of a mixture of experts, where `module` is the whole block: path of the last map of expert
-            `{expert}`, as its files name it. The block's output is a sum of the experts' outputs, weighed by its
-            router.
-        expert_count: entry of config.json with the number of experts.
-        router: path below `module` of the map that gives each token to some of the experts.
+        bias: `never`, `always`, or the entry of config.json that says whether the map has one. `always` of experts
+            means as well that the weights which their router gives sum to one.
+        experts: of a mixture of experts, where `module` gives the sum of the experts' outputs, weighed by a router:
+            path of the last map of expert `{expert}`, as the files name it; without `{expert}`, name of the one
+            tensor that holds all of them, [experts, ..] in the layout, with their biases in `<name>_bias`.
+        shared_experts: path of the last map of the experts that every token goes through, whose output joins the sum
+            unweighed; None: there are none.
+        expert_count: entries of config.json with the number of experts, by the names that releases gave it.
+        router: path below the decoder layer of the map that gives each token to some of the experts.
+        routing: how it weighs them.
     """
 
     module: str
@@ -50,8 +57,10 @@ class LinearSite:
     post_norm: str | None = None
     bias: str = "never"
     experts: str | None = None
-    expert_count: str | None = None
+    shared_experts: str | None = None
+    expert_count: tuple[str, ...] = ()
     router: str | None = None
+    routing: Routing | None = None
 
     @property
     def legal_reads(self) -> tuple[Reads, ...]:
@@ -79,9 +88,12 @@ class Architecture:
         head: name of the output embedding in the files (gpt_neox's module is called otherwise).
         tied_by_default: whether head and embedding are one tensor where config.json does not say.
         final_norm: path of the norm after the last layer; what enters it is the residual stream.
-        sites: the linear maps with a site.
+        sites: the linear maps with a site; where layers differ, of those with experts.
         blocks: for each writer the module whose input `reads: block` reads, below the decoder layer.
-        absent_sites: kinds that the architecture cannot have, with the reason.
+        absent_sites: kinds that the architecture cannot have, with the reason; where layers differ, as `sites`.
+        dense_sites: sites that layers with an ordinary MLP have instead of, or beside, `sites`.
+        dense_rule: how config.json says which layers those are; None: there are none.
+        dense_layers: those of the model at hand.
         embed_scaled: whether the embedding module multiplies what it looks up.
         learned_positions: whether a learned position embedding joins the stream after the token embedding.
         parallel_switch: entry of config.json (absent: true) by which attention and MLP both read the layer's input.
@@ -89,7 +101,7 @@ class Architecture:
             output is no longer a sum of writers.
         writer_multiplier: entry of config.json (absent: 1) by which what a writer gives is multiplied as it joins the
             residual stream.
-        flattens: whether the MLP gets batch and length as one dimension.
+        flattens: whether the module at `mlp_write` gets batch and length as one dimension.
         min_transformers: the oldest release whose module tree has these paths, if older ones are not alike.
     """
 
@@ -104,6 +116,9 @@ class Architecture:
     sites: Mapping[SiteKind, LinearSite]
     blocks: Mapping[SiteKind, str]
     absent_sites: Mapping[SiteKind, str]
+    dense_sites: Mapping[SiteKind, LinearSite]
+    dense_rule: DenseRule | None = None
+    dense_layers: DenseLayers = field(default_factory=DenseLayers)
     embed_scaled: bool = False
     learned_positions: bool = False
     parallel_switch: str | None = None
@@ -145,16 +160,28 @@ class Architecture:
         """Module path of a decoder layer."""
         return f"{self.layers}.{layer}"
 
-    def linear_site(self, kind: SiteKind) -> LinearSite:
-        """The linear map of a kind of site.
+    def sites_of(self, layer: int | None) -> Mapping[SiteKind, LinearSite]:
+        """The linear maps with a site in one layer; of None, `sites`."""
+        return {**self.sites, **self.dense_sites} if layer in self.dense_layers else self.sites
+
+    def linear_site(self, kind: SiteKind, layer: int | None = None) -> LinearSite:
+        """The linear map of a kind of site in one layer.
+
+        Args:
+            kind: of the site.
+            layer: the layer; None stands for those with experts, where layers differ.
 
         Raises:
-            BadInputError: the architecture has no such map, or its data file does not name it.
+            BadInputError: the layer has no such map, or the data file does not name it.
         """
-        if kind in self.sites:
-            return self.sites[kind]
+        sites = self.sites_of(layer)
+        if kind in sites:
+            return sites[kind]
         reason = self.absent_sites.get(kind, "it is not described for this architecture")
-        raise BadInputError(f"{self.model_type} has no site {kind!r}: {reason}; its sites are {', '.join(self.sites)}")
+        where = f" in layer {layer}" if layer is not None and kind in self.dense_sites else ""
+        raise BadInputError(
+            f"{self.model_type} has no site {kind!r}{where}: {reason}; its sites are {', '.join(sites)}"
+        )
 
     def module_path(self, site: Site) -> str:
         """Module path of the map at a linear site, from the causal model down.
@@ -163,16 +190,24 @@ class Architecture:
             BadInputError: as `linear_site`.
         """
         assert site.layer is not None
-        return f"{self.layer_path(site.layer)}.{self.linear_site(site.kind).module}"
+        return f"{self.layer_path(site.layer)}.{self.linear_site(site.kind, site.layer).module}"
 
-    def router_paths(self, layers: int) -> tuple[str, ...]:
-        """Module paths of the routers of the first `layers` layers, in order; none where no site has experts."""
-        return tuple(
-            f"{self.layer_path(layer)}.{linear.module}.{linear.router}"
+    def standalone_path(self, site: Site) -> str:
+        """Path of a module that gives the output of a linear site for its input alone, perhaps first of several.
+
+        That is the map; of experts, which need the router's choice beside their input, the block that they end.
+        """
+        experts = self.linear_site(site.kind, site.layer).experts is not None
+        return self.block_path(site) if experts else self.module_path(site)
+
+    def router_paths(self, layers: int) -> dict[str, Routing]:
+        """Module paths of the routers of the first `layers` layers, in order, each with how it weighs its experts."""
+        return {
+            f"{self.layer_path(layer)}.{linear.router}": linear.routing
             for layer in range(layers)
-            for linear in self.sites.values()
-            if linear.router is not None
-        )
+            for linear in self.sites_of(layer).values()
+            if linear.router is not None and linear.routing is not None
+        }
 
     def block_path(self, site: Site) -> str:
         """Module path of the attention or MLP module whose input `reads: block` reads."""
@@ -189,11 +224,11 @@ class Architecture:
         if site.layer is not None and site.layer >= count:
             raise BadInputError(f"site {site} is out of range: the model has layers 0 to {count - 1}")
 
-    def legal_reads(self) -> dict[SiteKind, tuple[Reads, ...]]:
-        """The sites of this architecture with what an edit there can read."""
+    def legal_reads(self, layer: int | None = None) -> dict[SiteKind, tuple[Reads, ...]]:
+        """The sites of a layer with what an edit there can read; `layer` as in `linear_site`."""
         return {
             kind: tuple(reads for reads in LEGAL_READS[kind] if reads in linear.legal_reads)
-            for kind, linear in self.sites.items()
+            for kind, linear in self.sites_of(layer).items()
         }
 
 
@@ -207,7 +242,7 @@ def architecture_for(config: Mapping[str, Any]) -> Architecture:
     """The architecture of a model by the `model_type` of its config.json, exactly.
 
     Raises:
-        BadInputError: no `model_type`, or one without a data file.
+        BadInputError: no `model_type`, or one without a data file; entries that do not say which layers have experts.
     """
     model_type = config.get("model_type")
     if isinstance(model_type, str) and INSERTED_EDITS in config:
@@ -218,12 +253,25 @@ def architecture_for(config: Mapping[str, Any]) -> Architecture:
     if model_type not in known_model_types():
         known = ", ".join(known_model_types())
         raise BadInputError(f"model_type {model_type!r} is not described here; described are {known}")
-    return _read_architecture(model_type)
+    architecture = _read_architecture(model_type)
+    if architecture.dense_rule is None:
+        return architecture
+    return replace(architecture, dense_layers=architecture.dense_rule.layers(config))
 
 
 @cache
 def _read_architecture(model_type: str) -> Architecture:
     text = resources.files(_DATA_PACKAGE).joinpath(f"{model_type}.json").read_text(encoding="utf-8")
     data = json.loads(text)
-    sites = {kind: LinearSite(**entry) for kind, entry in data.pop("sites").items()}
-    return Architecture(**{"absent_sites": {}, **data, "sites": sites})
+    sites, dense_sites = (_linear_sites(data.pop(key, {})) for key in ("sites", "dense_sites"))
+    rule = data.pop("dense_rule", None)
+    if rule is not None:
+        data["dense_rule"] = DenseRule(**{name: RuleEntry(**entry) for name, entry in rule.items()})
+    return Architecture(**{"absent_sites": {}, **data, "sites": sites, "dense_sites": dense_sites})
+
+
+def _linear_sites(entries: Mapping[str, Any]) -> dict[str, LinearSite]:
+    return {
+        kind: LinearSite(**{**entry, "expert_count": tuple(entry.get("expert_count", ()))})
+        for kind, entry in entries.items()
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from alignez_bake.architectures.architecture import architecture_for, known_model_types
+from alignez_bake.site import LEGAL_READS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,24 +30,27 @@ def architecture_table() -> str:
     rows: list[Sequence[str]] = [_COLUMNS, tuple("---" for _ in _COLUMNS)]
     for model_type in known_model_types():
         architecture = architecture_for({"model_type": model_type})
-        legal = architecture.legal_reads()
-        for kind, linear in architecture.sites.items():
-            reads = legal[kind]
-            folding = ", ".join(name for name in reads if name != "block")
-            other = ", ".join(name for name in reads if name == "block") or "-"
-            rows.append((model_type, f"`{kind}`", folding, other, *_cells(linear)))
+        for where, sites in (("", architecture.sites), (", dense", architecture.dense_sites)):
+            for kind, linear in sites.items():
+                reads = [name for name in LEGAL_READS[kind] if name in linear.legal_reads]
+                folding = ", ".join(name for name in reads if name != "block")
+                other = ", ".join(name for name in reads if name == "block") or "-"
+                rows.append((model_type, f"`{kind}`{where}", folding, other, *_cells(linear)))
         for kind, reason in architecture.absent_sites.items():
             rows.append((model_type, f"`{kind}`", "-", "-", f"none: {reason}", "-", "-", "-"))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def _cells(linear: LinearSite) -> tuple[str, str, str, str]:
-    layout = "[d_out, d_in]" if linear.layout == "out_in" else "[d_in, d_out]"
+    axes = "d_out, d_in" if linear.layout == "out_in" else "d_in, d_out"
+    stacked = linear.experts is not None and "{expert}" not in linear.experts
+    layout = f"[experts, {axes}]" if stacked else f"[{axes}]"
+    paths = [linear.experts or linear.module, *([] if linear.shared_experts is None else [linear.shared_experts])]
     rows = {"all": "", "first_half": ", first half of the rows", "second_half": ", second half of the rows"}[
         linear.rows
     ]
     return (
-        f"`{linear.experts or linear.module}`",
+        " and ".join(f"`{path}`" for path in paths),
         layout + rows,
         _BIASES.get(linear.bias, f"if `{linear.bias}`"),
         "-" if linear.post_norm is None else f"`{linear.post_norm}`",

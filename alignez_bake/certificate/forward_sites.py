@@ -41,9 +41,11 @@ def comparable_maps(base: ModelFolder, lowering: Lowering) -> list[str]:
         return (before.d_out, before.d_in) == (after.d_out, after.d_in)
 
     return [
-        architecture.module_path(site)
+        architecture.standalone_path(site)
         for site in plan.sites
-        if site.kind in architecture.sites and site not in reads_block | last | joined and keeps_its_shape(site)
+        if site.kind in architecture.sites_of(site.layer)
+        and site not in reads_block | last | joined
+        and keeps_its_shape(site)
     ]
 
 
@@ -57,8 +59,8 @@ def worst_site(
     """
     errors = {
         path: relative_error(
-            torch.cat([baked.get_submodule(path)(record.input).flatten() for record in records]),
-            torch.cat([record.output.flatten() for record in records]),
+            torch.cat([_first(baked.get_submodule(path)(record.input)).flatten() for record in records]),
+            torch.cat([_first(record.output).flatten() for record in records]),
         )
         for path, records in sites.items()
     }
@@ -66,3 +68,8 @@ def worst_site(
         return None
     path = max(errors, key=lambda name: errors[name])
     return path, errors[path], tolerance
+
+
+def _first(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """What a module gives, or the first of it: gpt_oss's block gives its router's weights as well."""
+    return output[0] if isinstance(output, tuple) else output

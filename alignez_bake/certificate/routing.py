@@ -4,15 +4,14 @@ A router gives each token to its k best experts. Where two experts are nearly ti
 decides, and the output jumps by far more than rounding. So runs that are compared are made under one choice, that of
 the reference, and what their own routers would have chosen is counted.
 
-**The weights under a given choice.** With the router's weight G [E, d] and its input h, mixtral computes the logits
-l = G h, p = softmax(l) over all E experts, the set S of the k largest, and gives expert e of S the weight
-w_e = p_e / Σ_{j ∈ S} p_j. Under another set the same formula holds with that set; l and p are the run's own. So w is a
-continuous function of h and G, with no jump, and where the set is the router's own, the same operations in the same
-order give the same bits.
+**The weights under a given choice.** A router scores all experts, takes the set S of the k best, and weighs those by a
+formula of its kind (`expert_weights`). Under another set the same formula holds with that set; scores and weights are
+the run's own. So weights are a continuous function of the router's input and parameters, with no jump, and where the
+set is the router's own, the same operations in the same order give the same bits.
 
-**What a given choice hides.** In w the common factor of the softmax cancels: only the rows of G of the chosen experts
-count, and a change of another row, which would change the choice alone, would not show. So the logits of all experts
-are compared too, under the bounds of the other outputs: where they agree, a choice that flips is a near-tie.
+**What a given choice hides.** In the weights only the chosen experts count, up to a common factor: a change of another
+expert's row of the router, which would change the choice alone, would not show. So the scores of all experts are
+compared too, under the bounds of the other outputs: where they agree, a choice that flips is a near-tie.
 """
 
 from __future__ import annotations
@@ -23,10 +22,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from alignez_bake.certificate.expert_weights import ROUTERS
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import nn
+
+    from alignez_bake.architectures.architecture import Routing as RoutingKind
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class RouterCalls:
     """What the routers of a model gave for one batch, by module path and call by call, padding included, on the CPU.
 
     Attributes:
-        logits: of every expert, [batch · length, experts], in the model's dtype.
+        logits: what it ranks every expert by, [batch · length, experts]: logits in the model's dtype, or scores made of
+            them in float32.
         chosen: each router's own choice, int64 [batch · length, k], the likeliest expert first.
     """
 
@@ -46,7 +50,7 @@ class Routing(NamedTuple):
     """What the routers of a model gave for each prompt, at real tokens, and what it takes to replay their choice.
 
     Attributes:
-        logits: for each prompt [routers, tokens, experts].
+        logits: for each prompt [routers, tokens, experts]; as in `RouterCalls`.
         chosen: for each prompt int64 [routers, tokens, k], the routers' own choice, sorted by the experts' numbers.
         batches: the calls as they were made, for `watched_routers`.
     """
@@ -75,7 +79,7 @@ class RoutingComparison(NamedTuple):
         batch_size: of the runs.
         choices: number of choices: one for each token and router.
         flipped_share: share of them that the baked model's own router would have made differently.
-        logits_error: relative error of the routers' logits, all experts', against the reference.
+        logits_error: relative error of what the routers rank all experts by, against the reference.
         logits_bound: what it must not exceed.
     """
 
@@ -147,64 +151,53 @@ class RoutingFigures(NamedTuple):
 
 
 @contextmanager
-def watched_routers(model: nn.Module, paths: Sequence[str], replay: RouterCalls | None = None) -> Iterator[RouterCalls]:
+def watched_routers(
+    model: nn.Module, routers: Mapping[str, RoutingKind], replay: RouterCalls | None = None
+) -> Iterator[RouterCalls]:
     """Inside this context what the routers give is recorded, and their choice is that of another run, if one is given.
 
     Args:
-        model: the causal language model; without routers (no paths) nothing is registered.
-        paths: module paths of its routers, each of which gives three values as mixtral's does, weights and indices of
-            the chosen experts last.
+        model: the causal language model; without routers nothing is registered.
+        routers: module paths of its routers, of `Architecture.router_paths`, each with how it weighs its experts. Each
+            gives three values, weights and indices of the chosen experts last.
         replay: the other run, with the same batch and the same calls in the same order.
 
     Yields:
         The record, which grows with each call. It holds the routers' own choice, replayed or not.
 
     Raises:
-        RuntimeError: a router whose weights are not those of the module's formula, so that none could be given.
+        RuntimeError: a router whose weights are not those of its formula, so that none could be given.
     """
-    calls = RouterCalls({path: [] for path in paths}, {path: [] for path in paths})
+    calls = RouterCalls({path: [] for path in routers}, {path: [] for path in routers})
 
     def watcher(path: str) -> Callable[..., tuple[torch.Tensor, ...] | None]:
+        formula = ROUTERS[routers[path]]
+
         def watch(
             module: nn.Module, args: tuple[torch.Tensor, ...], output: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
         ) -> tuple[torch.Tensor, ...] | None:
-            first, weights, chosen = output
             # `first` is the logits, or in transformers 5.0 their softmax; nothing but the auxiliary loss reads it.
-            router = module.get_parameter("weight")
-            logits = torch.nn.functional.linear(args[0].reshape(-1, router.shape[1]), router)
+            first, weights, chosen = output
             call = len(calls.chosen[path])
-            calls.logits[path].append(logits.cpu())
+            calls.logits[path].append(formula.scores(module, args[0]).cpu())
             calls.chosen[path].append(chosen.cpu())
             if replay is None:
                 return None
-            if not torch.allclose(expert_weights(logits, chosen).to(weights), weights, rtol=1e-6, equal_nan=True):
+            own = formula.weights(module, args[0], chosen).to(weights)
+            if not torch.allclose(own, weights, rtol=1e-6, equal_nan=True):
                 raise RuntimeError(
-                    f"{path} weighs its experts by another formula than a softmax over all experts, divided by the sum "
-                    "over the chosen ones: its choice cannot be replayed"
+                    f"{path} weighs its experts by another formula than that of {routers[path]!r} routers: its choice "
+                    "cannot be replayed"
                 )
             given = replay.chosen[path][call].to(chosen.device)
-            return first, expert_weights(logits, given).to(weights.dtype), given
+            return first, formula.weights(module, args[0], given).to(weights.dtype), given
 
         return watch
 
     with ExitStack() as stack:
-        for path in paths:
+        for path in routers:
             stack.callback(model.get_submodule(path).register_forward_hook(watcher(path)).remove)
         yield calls
-
-
-def expert_weights(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Weights of chosen experts: softmax over all experts in fp32, divided by its sum over the chosen ones.
-
-    Args:
-        logits: [rows, experts].
-        chosen: int64 [rows, k].
-
-    Returns:
-        fp32 [rows, k].
-    """
-    weights = logits.float().softmax(dim=-1).gather(-1, chosen)
-    return weights / weights.sum(dim=-1, keepdim=True)
 
 
 def routing_of(batches: Sequence[RouterCalls], masks: Sequence[torch.Tensor]) -> Routing | None:

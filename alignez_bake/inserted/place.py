@@ -63,7 +63,7 @@ def find_place(base: ModelFolder, site: Site, groups: Sequence[Group]) -> Place:
                 "one input: give them the same `reads`"
             )
         return Place(block)
-    linear = architecture.linear_site(site.kind)
+    linear = architecture.linear_site(site.kind, site.layer)
     for edit_reads in sorted(reads):
         if edit_reads not in linear.legal_reads:
             raise BadInputError(
@@ -71,5 +71,6 @@ def find_place(base: ModelFolder, site: Site, groups: Sequence[Group]) -> Place:
                 f"{' or '.join(linear.legal_reads)} only"
             )
     if linear.rows == "all":
-        return Place(module)
+        # Of experts the block that they end: gpt_oss flattens their sum, but not what the block gives.
+        return Place(architecture.standalone_path(site))
     return Place(module, find_slot(base, site).rows)

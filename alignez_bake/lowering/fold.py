@@ -69,8 +69,11 @@ class EditedTensors:
     (B, A, Δb) of `low_rank`, the site's part of the weight becomes
 
     - of a map: W' = W + B A, and b' = b + Δb;
-    - of experts, whose weighed sum y = Σ_e p_e W_e z_e an edit y + L Rᵀ y reads: Σ_e p_e (I + L Rᵀ) W_e z_e, so the
-      same in every expert, each with an A of its own;
+    - of experts, whose sum y = Σ_e p_e (W_e z_e + b_e) + W_s z_s, the router's weights p_e and a shared expert (s), an
+      edit y + L Rᵀ y reads: Σ_e p_e (I + L Rᵀ) (W_e z_e + b_e) + (I + L Rᵀ) W_s z_s, whatever the p_e are. So the same
+      in every expert, routed or shared, each with an A of its own. A constant L s + c goes to every b_e, which is right
+      where Σ_e p_e = 1, and only there do slots of experts have biases. So each b_e' = b_e + Δb_e, with the Δb_e that
+      `low_rank` gives for b_e; it does not depend on W_e;
     - of an embedding, the map e = W 1_t of one-hot vectors with W = Eᵀ: W' = W + B A + Δb 1ᵀ, since the entries of a
       one-hot vector sum to one, so that a constant needs no bias.
     """
@@ -115,21 +118,31 @@ class EditedTensors:
         base = _read_float64(self._source, name)
         exact = base.copy()
         for fold in self._folds.get(name, ()):
-            slot = fold.slot
             with np.errstate(over="ignore", invalid="ignore"):  # `rounded` refuses what is not finite
-                if name == slot.bias:
-                    exact[slot.rows] += self._map_change(fold, None).delta_bias
-                elif slot.kind == "map":
-                    change = self._map_change(fold, base)
-                    slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
-                else:
-                    change = self._change(fold, slot.weight_rows(base), None)
-                    slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
-                    if slot.kind == "embedding":
-                        slot.weight_rows(exact)[...] += change.delta_bias[:, np.newaxis]
+                self._apply(fold, name, base, exact)
         for write in self._writes.get(name, ()):
             exact[write.part] = write.values
         return FoldedTensor(name, base, exact)
+
+    def _apply(self, fold: MapFold, name: str, base: Float64Array, exact: Float64Array) -> None:
+        """Add a fold's part of a tensor to `exact`, in place."""
+        slot = fold.slot
+        if slot.kind == "map" and name == slot.bias:
+            exact[slot.rows] += self._map_change(fold, None).delta_bias
+        elif slot.kind == "map":
+            change = self._map_change(fold, base)
+            slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
+        elif name == slot.bias:
+            no_weight = np.zeros((slot.d_out, 0))
+            for of_expert, edited in zip(base, exact, strict=True):
+                edited[...] += low_rank(fold.groups, no_weight, of_expert).delta_bias
+        else:
+            matrices = (_matrices(slot.weight_rows(values)) for values in (base, exact))
+            for weight, edited in zip(*matrices, strict=True):
+                change = self._change(fold, weight, None)
+                edited[...] += change.b_matrix @ change.a_matrix
+                if slot.kind == "embedding":
+                    edited[...] += change.delta_bias[:, np.newaxis]
 
     def _map_change(self, fold: MapFold, weight: Float64Array | None) -> LowRankChange:
         slot = fold.slot
@@ -142,9 +155,14 @@ class EditedTensors:
     def _change(self, fold: MapFold, weight: Float64Array, bias: Float64Array | None) -> LowRankChange:
         slot = fold.slot
         change = low_rank(fold.groups, weight, bias)
-        if bias is None and slot.kind != "embedding" and change.needs_bias:
+        if slot.bias is None and slot.kind != "embedding" and change.needs_bias:
             raise BadInputError(f"edits at {slot.site} have a constant, but {slot.weight} has no bias to hold it")
         return change
+
+
+def _matrices(weights: Float64Array) -> Float64Array:
+    """[d_out, d_in] or [experts, d_out, d_in] -> [experts, d_out, d_in], a view."""
+    return weights if weights.ndim == 3 else weights[np.newaxis]
 
 
 def _read_float64(source: TensorSource, name: str) -> Float64Array:

@@ -145,10 +145,10 @@ def constant_has_home(model: ModelFolder, site: Site, *, rehoming: bool = True) 
         BadInputError: the architecture lacks the site.
     """
     slot = find_slot(model, site)
-    if slot.kind != "map":
-        return slot.kind == "embedding" and not slot.obstacle
     if slot.bias is not None:
         return True
+    if slot.kind != "map":
+        return slot.kind == "embedding" and not slot.obstacle
     return rehoming and not isinstance(rehome(model, bias_sites=[site]), Refusal)
 
 

@@ -88,7 +88,7 @@ def _check_reads(edit: Edit, architecture: Architecture) -> None:
     """Refuse the writer's input at a mixture of experts: its module reads the block's, and each expert has its own."""
     if edit.site.kind in ("residual", "embed"):
         return
-    legal = architecture.linear_site(edit.site.kind).legal_reads
+    legal = architecture.linear_site(edit.site.kind, edit.site.layer).legal_reads
     if edit.reads not in legal:
         raise BadInputError(
             f"an edit at {edit.site} reads the writer's {edit.reads}, but every expert has one of its own: in "
@@ -146,7 +146,7 @@ def _register(
         handles.append(model.get_submodule(path).register_forward_hook(stream_hook))
         return handles
 
-    linear = architecture.linear_site(site.kind)
+    linear = architecture.linear_site(site.kind, site.layer)
 
     def map_hook(_module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         rows = linear.row_slice(output.shape[-1])

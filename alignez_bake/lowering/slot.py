@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from alignez_bake.architectures.architecture import INSERTED_EDITS
 from alignez_bake.errors import BadInputError
+from alignez_bake.lowering.expert_tensors import expert_tensors
+from alignez_bake.lowering.stored_shape import stored_shape
 from alignez_bake.rehome.places import places_of
-from alignez_bake.safetensors_io.dtypes import is_plain_float
 from alignez_bake.safetensors_io.names import resolve_key
 from alignez_bake.site import Site
 
@@ -54,15 +55,17 @@ class Slot:
 
     Attributes:
         site: the site.
-        kind: `map`: a linear map; `experts`: the last maps of a mixture of experts, whose weighed sum is the output;
+        kind: `map`: a linear map; `experts`: the last maps of a mixture of experts, whose weighed sum, with shared
+            experts added, is the output;
             `embedding`: a table [V, d], that is, a map of one-hot vectors; `stream`: no tensor at all, the residual
             stream behind a layer.
-        weights: keys of the weights: one, or one an expert; none for `stream`.
-        bias: key of the bias; None where the map has none, whatever the files hold.
+        weights: keys of the weights: one; of experts one each, the shared ones last, or one tensor [experts, ..] of
+            all of them; none for `stream`.
+        bias: key of the bias, of experts [experts, d_out]; None where the map has none, whatever the files hold.
         layout: `out_in` [d_out, d_in] or `in_out`.
         rows: the output rows that belong to the site, where a fused map computes more.
         d_out: width of the site's output.
-        d_in: width of the map's input; of `stream`, d_out.
+        d_in: width of the map's input, of routed experts where there are shared ones too; of `stream`, d_out.
         dtype: the file's spelling of the weights' dtype, such as "BF16"; "" for `stream`.
         obstacle: why nothing at all can be folded here, or empty.
         model_type: of the model, for artefacts that not every architecture has.
@@ -91,9 +94,9 @@ class Slot:
         return self.weights[0]
 
     def weight_rows(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """The site's part of a stored weight as [d_out, d_in]: a view, so writing into it edits `stored`."""
-        oriented = stored if self.layout == "out_in" else stored.T
-        return oriented[self.rows]
+        """The site's part of a stored weight as [.., d_out, d_in]: a view, so writing into it edits `stored`."""
+        oriented = stored if self.layout == "out_in" else stored.swapaxes(-1, -2)
+        return oriented[..., self.rows, :]
 
 
 def find_slot(model: ModelFolder, site: Site) -> Slot:
@@ -127,7 +130,7 @@ def _stream_slot(model: ModelFolder, site: Site) -> Slot:
 def _embedding_slot(model: ModelFolder, site: Site) -> Slot:
     architecture = model.architecture
     weight = resolve_key(model.tensors, f"{architecture.embed}.weight", architecture.base_model_prefix)
-    vocabulary, width = _matrix_shape(model, weight, site)
+    vocabulary, width = stored_shape(model, weight, site, 2)
     obstacle = ""
     if architecture.is_tied(model.config):
         obstacle = "the embedding is tied to the head: an edit of its weight would change the logits as well"
@@ -141,38 +144,38 @@ def _embedding_slot(model: ModelFolder, site: Site) -> Slot:
 
 def _map_slot(model: ModelFolder, site: Site) -> Slot:
     architecture, tensors = model.architecture, model.tensors
-    linear = architecture.linear_site(site.kind)
-    prefix = architecture.base_model_prefix
+    linear = architecture.linear_site(site.kind, site.layer)
     if linear.experts is not None:
-        weights = _expert_weights(model, linear, _layer(site))
+        weights, bias, shape, dtype = expert_tensors(model, site, linear)
     else:
-        weights = (resolve_key(tensors, f"{architecture.module_path(site)}.weight", prefix),)
-    shapes = {_matrix_shape(model, weight, site) for weight in weights}
-    dtypes = {tensors.entry(weight).dtype for weight in weights}
-    if len(shapes) > 1 or len(dtypes) > 1:
-        raise BadInputError(f"the experts at site {site} differ in shape or dtype: {weights[0]} and others")
-    shape = shapes.pop()
+        weight = resolve_key(tensors, f"{architecture.module_path(site)}.weight", architecture.base_model_prefix)
+        rows_or_columns, others = stored_shape(model, weight, site, 2)
+        weights, bias, shape = (weight,), _bias_of(model, weight, linear), (rows_or_columns, others)
+        dtype = tensors.entry(weight).dtype
     fused_rows, d_in = shape if linear.layout == "out_in" else shape[::-1]
-    rows = linear.row_slice(fused_rows)
-    bias = f"{weights[0].removesuffix('weight')}bias"
-    has_bias = linear.experts is None and bias in tensors and _uses_bias(model, linear)
-    if has_bias and tensors.entry(bias).shape != (fused_rows,):
+    if linear.experts is None and bias is not None and tensors.entry(bias).shape != (fused_rows,):
         raise BadInputError(f"{bias} has shape {list(tensors.entry(bias).shape)}: its weight needs [{fused_rows}]")
+    rows = linear.row_slice(fused_rows)
     multiplied = site.kind in architecture.blocks and architecture.multiplies_writers(model.config)
     return Slot(
         site=site,
         kind="map" if linear.experts is None else "experts",
         weights=weights,
-        bias=bias if has_bias else None,
+        bias=bias,
         layout=linear.layout,
         rows=rows,
         d_out=rows.stop - rows.start,
         d_in=d_in,
-        dtype=dtypes.pop(),
+        dtype=dtype,
         model_type=architecture.model_type,
         post_norm=linear.post_norm,
         multiplier=architecture.writer_multiplier if multiplied else None,
     )
+
+
+def _bias_of(model: ModelFolder, weight: str, linear: LinearSite) -> str | None:
+    bias = f"{weight.removesuffix('weight')}bias"
+    return bias if bias in model.tensors and _uses_bias(model, linear) else None
 
 
 def _uses_bias(model: ModelFolder, linear: LinearSite) -> bool:
@@ -183,44 +186,3 @@ def _uses_bias(model: ModelFolder, linear: LinearSite) -> bool:
     switch = None if places is None else places.switch_of(linear.module)
     assert switch is not None, f"no default is described for {linear.bias}"
     return bool(model.config.get(switch.entry, switch.default))
-
-
-def _matrix_shape(model: ModelFolder, weight: str, site: Site) -> tuple[int, int]:
-    entry = model.tensors.entry(weight)
-    if not is_plain_float(entry.dtype):
-        raise BadInputError(
-            f"{weight} at site {site} is stored as {entry.dtype}, into which an edit cannot be folded: use an "
-            "unquantised base, whose weights are F64, F32, F16 or BF16"
-        )
-    if len(entry.shape) != 2:
-        raise BadInputError(f"{weight} at site {site} has shape {list(entry.shape)}: it must have 2 dimensions")
-    return entry.shape[0], entry.shape[1]
-
-
-def _expert_weights(model: ModelFolder, linear: LinearSite, layer: int) -> tuple[str, ...]:
-    """The last map of every expert of a layer: those that config.json counts must be those that the files hold."""
-    pattern = f"{model.architecture.layer_path(layer)}.{linear.experts}.weight"
-    prefix, count = model.architecture.base_model_prefix, _expert_count(model, linear)
-    weights = tuple(resolve_key(model.tensors, pattern.format(expert=index), prefix) for index in range(count))
-    surplus = pattern.format(expert=count)
-    if surplus in model.tensors or surplus.removeprefix(f"{prefix}.") in model.tensors:
-        raise BadInputError(
-            f"config.json has {linear.expert_count} = {count}, but the files hold {surplus}: they do not fit each other"
-        )
-    return weights
-
-
-def _expert_count(model: ModelFolder, linear: LinearSite) -> int:
-    assert linear.expert_count is not None
-    count = model.config.get(linear.expert_count)
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= len(model.tensors):
-        raise BadInputError(
-            f"config.json has {linear.expert_count} = {count!r}: it needs a positive number of experts, at most as "
-            f"many as the files have tensors ({len(model.tensors)})"
-        )
-    return count
-
-
-def _layer(site: Site) -> int:
-    assert site.layer is not None
-    return site.layer

@@ -109,7 +109,7 @@ def test_what_is_replayed_does_not_depend_on_what_else_the_router_gives(tmp_path
 def test_experts_get_the_given_choice_with_weights_of_the_runs_own_router(tmp_path, save_tiny):
     """w = softmax of the run's own logits over the given experts alone, which is the module's formula simplified."""
     _, model = opened(save_tiny("mixtral", tmp_path))
-    paths = ("model.layers.0.mlp.gate", "model.layers.1.mlp.gate")
+    paths = {"model.layers.0.mlp.gate": "softmax", "model.layers.1.mlp.gate": "softmax"}
     ids = torch.tensor([PROMPTS[3]])
     order = torch.rand(ids.numel(), 4, generator=torch.Generator().manual_seed(0)).argsort(dim=-1)[:, :2]
     given = RouterCalls({}, {path: [order] for path in paths})
@@ -147,11 +147,11 @@ def test_nothing_is_left_on_a_model_and_nothing_is_put_on_a_dense_one(tmp_path, 
     _, moe = opened(save_tiny("mixtral", tmp_path / "moe"))
     router = moe.get_submodule("model.layers.0.mlp.gate")
     before = len(router._forward_hooks)
-    with watched_routers(moe, ["model.layers.0.mlp.gate"]):
+    with watched_routers(moe, {"model.layers.0.mlp.gate": "softmax"}):
         assert len(router._forward_hooks) == before + 1
     assert len(router._forward_hooks) == before
     folder, dense = opened(save_tiny("llama", tmp_path / "dense"))
-    assert folder.architecture.router_paths(2) == ()
+    assert folder.architecture.router_paths(2) == {}
     assert record(dense, folder).routing is None
 
 

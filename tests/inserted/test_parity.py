@@ -12,7 +12,7 @@ from alignez_bake.model_folder import open_model_folder
 from tests.inserted.plans import CASES, can_carry, mixed_plan
 from tests.inserted.saving import edit_at, load_inserted, plan_of, save_inserted
 from tests.running import relative
-from tests.tiny_models import MODEL_TYPES, VOCABULARY
+from tests.tiny_models import MODEL_TYPES, VOCABULARY, has_experts
 
 IDS = torch.randint(3, VOCABULARY, (2, 11), generator=torch.Generator().manual_seed(3))
 SITE_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -37,7 +37,7 @@ def bases(tiny_folder):
 
 def double(model):
     """In float64, for which grouped expert products do not exist."""
-    if "mixtral" in model.config.model_type:
+    if has_experts(model):
         model.set_experts_implementation("eager")
     return model.double()
 

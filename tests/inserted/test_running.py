@@ -16,9 +16,9 @@ from alignez_bake.model_folder import open_model_folder
 from tests.inserted.plans import mixed_plan
 from tests.inserted.saving import load_inserted, save_inserted
 from tests.running import relative
-from tests.tiny_models import MODEL_TYPES, PAD_ID, VOCABULARY
+from tests.tiny_models import MODEL_TYPES, PAD_ID, VOCABULARY, has_experts
 
-REQUIRED = ("llama", "qwen3", "gpt_neox", "gemma2", "mixtral")
+REQUIRED = ("llama", "qwen3", "gpt_neox", "gemma2", "mixtral", "deepseek_v3", "gpt_oss")
 TOKENS = 64
 CACHES = {
     "dynamic": {},
@@ -95,7 +95,7 @@ def test_greedy_tokens_equal_the_hooked_models(model_type, cache, batch, cases):
 def test_it_compiles_as_one_graph(model_type, cases):
     case = cases(model_type)
     model = case.inserted()
-    if model_type == "mixtral":
+    if has_experts(model):
         model.set_experts_implementation("batched_mm")
     torch.compiler.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)

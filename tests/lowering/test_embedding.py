@@ -43,12 +43,8 @@ def test_an_edit_with_constants_folds_into_the_rows(model_type, tmp_path, save_t
     """Also where learned positions join behind, and in each row: that of the padding too."""
     base = open_model_folder(save_tiny(model_type, tmp_path / "base", overrides=UNTIED))
     slot = find_slot(base, EMBED)
-    assert (slot.kind, slot.d_out, slot.d_in, slot.bias) == (
-        "embedding",
-        32 if model_type != "qwen3" else 48,
-        320,
-        None,
-    )
+    width = base.config["n_embd" if model_type == "gpt2" else "hidden_size"]
+    assert (slot.kind, slot.d_out, slot.d_in, slot.bias) == ("embedding", width, 320, None)
     plan = chain(base)
     lowering = assert_folds(base, plan, tmp_path / "out")
     assert {decision.reason for decision in lowering.decisions} == {

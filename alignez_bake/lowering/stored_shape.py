@@ -1,0 +1,37 @@
+"""The shape of a tensor into which an edit is to be folded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.safetensors_io.dtypes import is_plain_float
+
+if TYPE_CHECKING:
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.site import Site
+
+
+def stored_shape(model: ModelFolder, name: str, site: Site, dimensions: int) -> tuple[int, ...]:
+    """The shape of a tensor of plain floats.
+
+    Args:
+        model: whose files hold it.
+        name: its key there.
+        site: to which it belongs, for messages.
+        dimensions: how many it must have.
+
+    Raises:
+        BadInputError: another dtype, such as that of a quantised base, or another number of dimensions.
+    """
+    entry = model.tensors.entry(name)
+    if not is_plain_float(entry.dtype):
+        raise BadInputError(
+            f"{name} at site {site} is stored as {entry.dtype}, into which an edit cannot be folded: use an "
+            "unquantised base, whose weights are F64, F32, F16 or BF16"
+        )
+    if len(entry.shape) != dimensions:
+        raise BadInputError(
+            f"{name} at site {site} has shape {list(entry.shape)}: it must have {dimensions} dimensions"
+        )
+    return entry.shape
