@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.runtime.escaping import shown
+from alignez_bake.runtime.inside import inside_folders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,19 +78,7 @@ def _data_file(model: Path, location: str, place: str) -> Path:
             "put the data beside the graph and export it again"
         )
     path = model.parent / location
-    try:
-        real = path.resolve(strict=True)
-    except (OSError, RuntimeError):  # RuntimeError: links in a circle
-        raise BadInputError(f"{place}: its data file {path} is missing: copy it too, beside the graph") from None
-    homes = (model.parent.resolve(), model.resolve().parent)
-    if not any(real.is_relative_to(home) for home in homes):
-        raise BadInputError(
-            f"{place}: its data file {path} is a link to {real}, out of the model's folder, and is not opened: "
-            "put the file itself there"
-        )
-    if not real.is_file():
-        raise BadInputError(f"{place}: its data file {path} is not a regular file")
-    return real
+    return inside_folders(path, (model.parent.resolve(), model.resolve().parent), f"{place}: its data file {path}")
 
 
 def _needed(tensor: ExternalTensor, place: str) -> int:

@@ -66,7 +66,7 @@ def open_session(model: Path, providers: Sequence[str]) -> OnnxModel:
     """
     runtime = runtime_package()
     asked = asked_providers(providers, runtime.get_available_providers())
-    path = _graph_path(model)
+    path = graph_path(model)
     graph = read_graph_file(path)
     declared = read_signature(graph.inputs, graph.outputs, str(path))
     check_external_data(graph)
@@ -94,7 +94,12 @@ def open_session(model: Path, providers: Sequence[str]) -> OnnxModel:
     return OnnxModel(path, session, signature, asked[0], placement)
 
 
-def _graph_path(model: Path) -> Path:
+def graph_path(model: Path) -> Path:
+    """The `.onnx` file: itself, or the only one of a folder.
+
+    Raises:
+        BadInputError: a folder with none or with several.
+    """
     if not model.is_dir():
         return model
     graphs = sorted(model.glob("*.onnx"))

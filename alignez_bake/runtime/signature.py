@@ -13,7 +13,7 @@ from alignez_bake.runtime.escaping import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from alignez_bake.runtime.value_info import Argument
+    from alignez_bake.runtime.value_info import Described
 
 TOKEN_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
 _CACHE: Final = re.compile(r"past_key_values\.\d+\.(key|value)")
@@ -65,7 +65,7 @@ class Signature:
     vocabulary: int | None
 
 
-def read_signature(inputs: Sequence[Argument], outputs: Sequence[Argument], place: str) -> Signature:
+def read_signature(inputs: Sequence[Described], outputs: Sequence[Described], place: str) -> Signature:
     """Check inputs and outputs, be it those that a file declares or those that a session has.
 
     Args:
@@ -110,7 +110,7 @@ def check_agreement(declared: Signature, opened: Signature, place: str) -> None:
         )
 
 
-def _check_tokens(given: Mapping[str, Argument], place: str) -> None:
+def _check_tokens(given: Mapping[str, Described], place: str) -> None:
     missing = [name for name in TOKEN_INPUTS if name not in given]
     if "input_ids" in missing or len(missing) > 1:
         raise BadInputError(
@@ -138,7 +138,7 @@ def _check_names(pasts: Sequence[str], outputs: Sequence[str], place: str) -> No
         raise BadInputError(f"{place} gives {_listed(outputs)}, and should give {_listed(wanted)}: {_WAY_OUT}")
 
 
-def _cache_tensor(past: Argument, present: Argument, place: str) -> CacheTensor:
+def _cache_tensor(past: Described, present: Described, place: str) -> CacheTensor:
     if past.type not in CACHE_TYPES or present.type != past.type:
         raise BadInputError(
             f"{place}: {past.name} is a {past.type} and {present.name} a {present.type}: a cache is one of "
@@ -160,7 +160,7 @@ def _cache_tensor(past: Argument, present: Argument, place: str) -> CacheTensor:
     return CacheTensor(past.name, present.name, CACHE_TYPES[past.type], heads, size)
 
 
-def _vocabulary(logits: Argument, place: str) -> int | None:
+def _vocabulary(logits: Described, place: str) -> int | None:
     shape = logits.shape or (None, None, None)
     if logits.type not in LOGITS_TYPES or len(shape) != 3:
         raise BadInputError(
@@ -174,7 +174,7 @@ def _present(past: str) -> str:
     return "present" + past.removeprefix("past_key_values")
 
 
-def _axes(argument: Argument) -> str:
+def _axes(argument: Described) -> str:
     return "unknown" if argument.shape is None else shown(list(argument.shape))
 
 

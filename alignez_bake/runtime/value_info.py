@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.runtime.protobuf import fields, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 TYPE_NAMES: Final[Mapping[int, str]] = MappingProxyType(
     {
@@ -25,16 +25,25 @@ TYPE_NAMES: Final[Mapping[int, str]] = MappingProxyType(
 """ONNX Runtime's name of a tensor's type, by number of TensorProto.DataType; those of 8 bits and fewer are left out."""
 
 
+class Described(Protocol):
+    """An input or output, whoever read it: `Argument` here, others from onnx's own messages."""
+
+    @property
+    def name(self) -> str:
+        """The value's."""
+
+    @property
+    def type(self) -> str:
+        """ONNX Runtime's name of its type."""
+
+    @property
+    def shape(self) -> Sequence[int | str | None] | None:
+        """One entry an axis: a number, a name, or None for neither; None as a whole: the number of axes is open."""
+
+
 @dataclass(frozen=True)
 class Argument:
-    """An input or output of a graph.
-
-    Attributes:
-        name: the value's.
-        type: ONNX Runtime's name of its type.
-        shape: one entry an axis: a number, a name, or None where neither is given; None as a whole where the
-            number of axes is open.
-    """
+    """An input or output of a graph; see `Described` for the attributes."""
 
     name: str
     type: str

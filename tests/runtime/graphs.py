@@ -28,14 +28,14 @@ LAYERS, HEADS, SIZE, VOCABULARY = 2, 2, 3, 17
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 
-def weights(seed: int = 0) -> dict[str, NDArray[np.float32]]:
+def weights(vocabulary: int = VOCABULARY) -> dict[str, NDArray[np.float32]]:
     """K, V [vocabulary, heads·size] and H [heads·size, vocabulary] of each layer."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     made = {}
     for layer in range(LAYERS):
-        made[f"K{layer}"] = rng.normal(size=(VOCABULARY, HEADS * SIZE)).astype(np.float32)
-        made[f"V{layer}"] = rng.normal(size=(VOCABULARY, HEADS * SIZE)).astype(np.float32)
-        made[f"H{layer}"] = rng.normal(size=(HEADS * SIZE, VOCABULARY)).astype(np.float32)
+        made[f"K{layer}"] = rng.normal(size=(vocabulary, HEADS * SIZE)).astype(np.float32)
+        made[f"V{layer}"] = rng.normal(size=(vocabulary, HEADS * SIZE)).astype(np.float32)
+        made[f"H{layer}"] = rng.normal(size=(HEADS * SIZE, vocabulary)).astype(np.float32)
     return made
 
 
@@ -59,7 +59,12 @@ def reference_greedy(ids: Sequence[int], new: int) -> list[int]:
 
 
 def causal_model(
-    *, dtype: str = "float32", cache_dtype: str | None = None, logits_dtype: str = "float32", opset: int = 17
+    *,
+    dtype: str = "float32",
+    cache_dtype: str | None = None,
+    logits_dtype: str = "float32",
+    opset: int = 17,
+    vocabulary: int = VOCABULARY,
 ) -> onnx.ModelProto:
     """The model above; the cache may be kept, and logits given, in another dtype than they are computed in."""
     kind, kept_kind, logits_kind = TYPES[dtype], TYPES[cache_dtype or dtype], TYPES[logits_dtype]
@@ -107,12 +112,12 @@ def causal_model(
         "join": np.array([0, 0, HEADS * SIZE]), "hundredth": np.array(0.01).astype(dtype),
     }  # fmt: skip
     kept += [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    kept += [numpy_helper.from_array(value.astype(dtype), name) for name, value in weights().items()]
+    kept += [numpy_helper.from_array(value.astype(dtype), name) for name, value in weights(vocabulary).items()]
     tokens = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", axis])
         for name, axis in (("input_ids", "new"), ("attention_mask", "total"), ("position_ids", "new"))
     ]
-    logits = helper.make_tensor_value_info("logits", logits_kind, ["batch", "new", VOCABULARY])
+    logits = helper.make_tensor_value_info("logits", logits_kind, ["batch", "new", vocabulary])
     graph = helper.make_graph(nodes, "toy", [*tokens, *inputs], [logits, *outputs], kept)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
