@@ -40,6 +40,7 @@ from alignez_bake.certificate.routing import (
     compare_greedy,
     count_flips,
 )
+from alignez_bake.certificate.routing_figures import routing_rows
 from alignez_bake.language_model.loading import load_model
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.progress import NoProgress
@@ -131,6 +132,27 @@ class ForwardCertificate:
             else dict(zip(("module", "error", "tolerance"), self.worst_site, strict=True)),
             "routing": None if self.routing is None else self.routing.to_json(),
         }
+
+    def main_figures(self) -> list[tuple[str, str]]:
+        """Name and value of what people are shown."""
+        rows: list[tuple[str, str]] = []
+        for entry in self.comparisons:
+            rows += [
+                (f"{name}, batch {entry.batch_size}", f"error {error:.1e} (bound {bound:.1e}), edit moves {moved:.1e}")
+                for name, error, bound, moved in (
+                    ("residual", entry.residual_error, entry.residual_bound, entry.residual_moved),
+                    ("logits", entry.logits_error, entry.logits_bound, entry.logits_moved),
+                )
+            ]
+        rows += routing_rows(self.routing)
+        if self.worst_site is not None:
+            path, site_error, tolerance = self.worst_site
+            rows.append(("worst site", f"{path}: {site_error:.1e} (bound {tolerance:.1e})"))
+        shares = ", ".join(f"batch {size}: {share:.0%}" for size, share in self.greedy_equal.items())
+        rows.append((f"{self.greedy_tokens} greedy tokens equal", shares))
+        last_only = f"logits after the prompts differ by {self.last_only_difference:.1e}"
+        rows.append(("last position only instead", last_only))
+        return rows
 
 
 class _Reference(NamedTuple):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, runtime_checkable
 
 from alignez_bake.errors import CheckFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 Verdict = Literal["passed", "failed", "inconclusive"]
@@ -19,7 +19,7 @@ MIN_DELIVERED_SHARE: Final = 0.9
 
 
 class LevelCertificate(Protocol):
-    """One level of a certificate."""
+    """One level of a certificate; what it shows to people it may say itself, as `SaysMainFigures`."""
 
     @property
     def level(self) -> Level:
@@ -39,6 +39,33 @@ class LevelCertificate(Protocol):
     def to_json(self) -> dict[str, Any]:
         """The figures, as JSON values."""
         ...
+
+
+@runtime_checkable
+class SaysMainFigures(Protocol):
+    """A certificate that says which of its figures people are shown."""
+
+    def main_figures(self) -> list[tuple[str, str]]:
+        """Name and value of each, beside verdict and reasons."""
+        ...
+
+
+def main_figures(level: LevelCertificate) -> list[tuple[str, str]]:
+    """Name and value of what tables and model cards show of a certificate, beside its verdict and reasons.
+
+    One that does not say shows what all of level `tensors` have in common, or, at another level, all single figures:
+    certificates of exporters that others wrote are shown as well.
+    """
+    if isinstance(level, SaysMainFigures):
+        return level.main_figures()
+    figures = level.to_json()
+    if level.level == "tensors":
+        return tensors_figures(figures)
+    return [
+        (name.replace("_", " "), f"{value:.3g}" if isinstance(value, float) else str(value))
+        for name, value in figures.items()
+        if name not in ("level", "verdict") and isinstance(value, str | int | float)
+    ]
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict | None:
@@ -72,6 +99,17 @@ def tensors_json(
         "lowest_delivered_share": lowest_delivered_share,
         "required_delivered_share": MIN_DELIVERED_SHARE,
     }
+
+
+def tensors_figures(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The main figures of what `tensors_json` gives; with `inserted_tensors`, the number of those parameters."""
+    share, inserted = figures["lowest_delivered_share"], figures.get("inserted_tensors")
+    return [
+        ("edited tensors = formula", str(figures["edited_tensors"])),
+        ("other tensors = base", str(figures["untouched_tensors"])),
+        *([("inserted parameters = edits", str(inserted))] if inserted else []),
+        ("lowest delivered share", "none changed" if share is None else f"{share:.4f}"),
+    ]
 
 
 @dataclass(frozen=True)

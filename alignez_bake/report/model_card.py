@@ -11,12 +11,12 @@ import shlex
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
+from alignez_bake.certificate.verdict import main_figures
 from alignez_bake.hub.download import cached_repo
 from alignez_bake.report.card_metadata import card_yaml, read_base_card
 from alignez_bake.report.loading_text import intro, loading
 from alignez_bake.report.markdown import code, escaped, fenced, table
 from alignez_bake.report.record import tool_name
-from alignez_bake.report.tables import routing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,29 +150,12 @@ def _certificate(levels: Sequence[LevelCertificate]) -> str:
 
 
 def _figures(level: LevelCertificate) -> Iterator[tuple[str, str, str]]:
-    """The verdict, every single figure, and the comparisons of each batch size."""
+    """The verdict, the reasons, and the figures that the certificate itself says."""
     yield level.level, "verdict", level.verdict
     for reason in level.reasons:
         yield level.level, "reason", reason
-    figures = level.to_json()
-    for name, value in figures.items():
-        if name not in ("level", "verdict") and isinstance(value, str | int | float):
-            yield level.level, name.replace("_", " "), _shown(value)
-    for entry in figures.get("comparisons", ()):
-        for what in ("residual", "logits"):
-            moved, error, bound = (entry.get(f"{what}_{part}") for part in ("moved", "error", "bound"))
-            if None not in (moved, error, bound):
-                text = f"error {_shown(error)} (bound {_shown(bound)}), the edit moves {_shown(moved)}"
-                yield level.level, f"{what}, batch {entry.get('batch_size')}", text
-    for name, text in routing_rows(figures.get("routing")):
-        yield level.level, name, text
-    shares = figures.get("greedy", {}).get("equal_share", {})
-    for batch, share in shares.items():
-        yield level.level, f"{figures['greedy'].get('tokens')} greedy tokens equal, {batch}", f"{share:.0%}"
-
-
-def _shown(value: float | str) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    for name, value in main_figures(level):
+        yield level.level, name, value
 
 
 def _limits(lowering: Lowering, artefact: str, *, needs_code: bool) -> str:

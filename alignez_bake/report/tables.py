@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from alignez_bake.certificate.verdict import main_figures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -39,8 +41,7 @@ def certificate_table(levels: Sequence[LevelCertificate]) -> Table:
     rows: list[tuple[str, str, str]] = []
     for level in levels:
         rows.append((level.level, "verdict", level.verdict))
-        figures = level.to_json()
-        rows.extend((level.level, name, value) for name, value in _main_figures(figures))
+        rows.extend((level.level, name, value) for name, value in main_figures(level))
         rows.extend((level.level, "reason", reason) for reason in level.reasons)
     result = table("Certificate", ("level", "figure", "value"), ())
     for row_level, name, value in rows:
@@ -69,55 +70,6 @@ def refit_table(refitted: Refitted) -> Table:
     )
     rows.append(("all", kept, None, None, None, None))
     return table("Edits changed to fold", columns, rows)
-
-
-def _main_figures(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    if figures["level"] == "tensors":
-        share, inserted = figures["lowest_delivered_share"], figures.get("inserted_tensors")
-        return [
-            ("edited tensors = formula", _cell(figures["edited_tensors"])),
-            ("other tensors = base", _cell(figures["untouched_tensors"])),
-            *([("inserted parameters = edits", _cell(inserted))] if inserted else []),
-            ("lowest delivered share", "none changed" if share is None else f"{share:.4f}"),
-        ]
-    rows: list[tuple[str, str]] = []
-    rows += [
-        (
-            f"{name}, batch {entry['batch_size']}",
-            (
-                f"error {entry[name + '_error']:.1e} (bound {entry[name + '_bound']:.1e}), "
-                f"edit moves {entry[name + '_moved']:.1e}"
-            ),
-        )
-        for entry in figures["comparisons"]
-        for name in ("residual", "logits")
-    ]
-    rows += routing_rows(figures["routing"])
-    if figures["worst_site"] is not None:
-        site = figures["worst_site"]
-        rows.append(("worst site", f"{site['module']}: {site['error']:.1e} (bound {site['tolerance']:.1e})"))
-    shares = ", ".join(f"{size}: {share:.0%}" for size, share in figures["greedy"]["equal_share"].items())
-    rows.append((f"{figures['greedy']['tokens']} greedy tokens equal", shares))
-    rows.append(
-        ("last position only instead", f"logits after the prompts differ by {figures['last_only_difference']:.1e}")
-    )
-    return rows
-
-
-def routing_rows(figures: dict[str, Any] | None) -> list[tuple[str, str]]:
-    """What the certificate states of a mixture of experts, name and value; nothing of a dense model."""
-    if figures is None:
-        return []
-    rows = [("experts", f"chosen by {figures['chosen_by']} in all compared runs")]
-    for entry, greedy in zip(figures["comparisons"], figures["greedy"], strict=True):
-        batch = f"batch {entry['batch_size']}"
-        flipped = round(entry["flipped_share"] * entry["choices"])
-        agreement = f"routers' logits error {entry['logits_error']:.1e} (bound {entry['logits_bound']:.1e})"
-        flips = f"{flipped} of {entry['choices']} would have been others"
-        rows.append((f"choices of experts, {batch}", f"{flips}; {agreement}"))
-        left_out = f"{greedy['left_out']} of {greedy['prompts']} prompts"
-        rows.append((f"greedy tokens differ after a flipped choice, {batch}", left_out))
-    return rows
 
 
 def decision_table(lowering: Lowering) -> Table:

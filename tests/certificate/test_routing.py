@@ -25,7 +25,6 @@ from alignez_bake.edit_plan import EditPlan
 from alignez_bake.language_model.loading import load_model
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.report.tables import routing_rows
 from alignez_bake.site import Site
 from tests.baking import lowered, plan_for, replace_tensors
 
@@ -304,7 +303,7 @@ def test_tied_experts_pass_in_fp32_and_their_flips_are_told(tied):
         assert greedy.equal > greedy.prompts / 2
     figures = json.loads(json.dumps(certificate.to_json(), allow_nan=False))["routing"]
     share, choices = (figures["comparisons"][1][name] for name in ("flipped_share", "choices"))
-    rows = dict(routing_rows(figures))
+    rows = dict(certificate.main_figures())
     assert rows["choices of experts, batch 8"].startswith(f"{round(share * choices)} of {choices} would")
     assert "differ after a flipped choice, batch 8" in " ".join(rows)
 

@@ -241,7 +241,7 @@ def test_the_certificate_and_the_way_to_make_it_again(base):
     assert "| tensors | verdict | failed |" in text
     assert level.reasons
     assert escaped(level.reasons[0]) in text
-    assert f"| tensors | edited tensors | {len(plan.edits)} |" in text
+    assert f"| tensors | edited tensors = formula | {len(plan.edits)} |" in text
     command = (
         "alignez-bake bake --model user/base --edits alignez/edits.safetensors --out OUT --as gguf --dtype float32"
     )
