@@ -95,17 +95,23 @@ def generate_code(model_type: str) -> str:
         own_config=classes.own_config,
         own_model=classes.own_model,
         is_last=_IS_LAST_OF_FLATTENED if classes.flattening_layers else _IS_LAST,
-        tell_length=_TELL_LENGTH if classes.flattening_layers else "",
+        tell_shape=_TELL_SHAPE if classes.flattening_layers else "",
         **{function.__name__: _body(function) for function in _FORMULA},
     )
 
 
-_IS_LAST = "torch.arange(rows, device=output.device) == rows - 1"
-# A layer that makes batch and positions one dimension is alone in knowing where in a map's rows a sequence ends.
-_IS_LAST_OF_FLATTENED = 'torch.arange(1, rows + 1, device=output.device) % getattr(self, "length", rows) == 0'
-_TELL_LENGTH = """\
+_IS_LAST = """\
+            last = (torch.arange(rows, device=output.device) == rows - 1).unsqueeze(-1)
+"""
+# A layer that makes batch and positions one dimension is alone in knowing where in a map's rows a sequence ends. Not
+# the rows' numbers modulo the length: ONNX exporters know no remainder by a length that varies.
+_IS_LAST_OF_FLATTENED = """\
+            batch, length = getattr(self, "batch_and_length", (1, rows))
+            last = (torch.arange(length, device=output.device) == length - 1).repeat(batch).unsqueeze(-1)
+"""
+_TELL_SHAPE = """\
         if hasattr(getattr(self, "fc2", None), "alignez_edits"):  # a layer, which makes batch and positions one
-            self.fc2.alignez_edits.length = read.shape[1]
+            self.fc2.alignez_edits.batch_and_length = read.shape[:2]
 """
 
 _FORMULA: tuple[Callable[..., object], ...] = (formula.edit_delta, formula.apply_groups)

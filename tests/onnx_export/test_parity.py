@@ -12,12 +12,10 @@ from tests.tiny_models import MODEL_TYPES, VOCABULARY
 MOVED = 100
 TOKENS = 64
 DEFAULT = [("llama", "folded"), ("llama", "inserted"), ("gemma2", "base"), ("gpt2", "base")]
-# The last row of flattened sequences is found with a remainder by their length, for which torch has no translation.
-UNTRACEABLE = {("opt", "inserted"): (pytest.mark.xfail(strict=True, reason="remainder by a dynamic length"),)}
 MODELS = [
     *DEFAULT,
     *(
-        pytest.param(model_type, edits, marks=[pytest.mark.sweep, *UNTRACEABLE.get((model_type, edits), ())])
+        pytest.param(model_type, edits, marks=pytest.mark.sweep)
         for model_type in MODEL_TYPES
         for edits in ("base", "folded", "inserted")
         if (model_type, edits) not in DEFAULT
