@@ -59,9 +59,10 @@ def run(model: OnnxTextModel, arguments: argparse.Namespace) -> None:
     """Answer the prompts and say how long it took."""
     texts: list[str] = arguments.prompt
     prompts: list[Prompt] = [[{"role": "user", "content": text}] if arguments.chat else text for text in texts]
-    contexts = [model.context(prompt) for prompt in prompts]
-    sampled = arguments.temperature is not None
-    sampling = Sampling(arguments.temperature, arguments.top_p, arguments.seed) if sampled else None
+    contexts = model.contexts(prompts, arguments.max_new_tokens)
+    sampling = None
+    if arguments.temperature is not None:
+        sampling = Sampling(temperature=arguments.temperature, top_p=arguments.top_p, seed=arguments.seed)
     steps = stream(
         model.graph, contexts, max_new_tokens=arguments.max_new_tokens, stop_ids=model.stop_ids, pad_id=model.pad_id,
         sampling=sampling,

@@ -26,11 +26,14 @@ class Sampling:
         temperature: above 0; 1 is the model's own distribution.
         top_p: above 0, at most 1: the likeliest tokens whose probabilities first add up to it are the only ones
             drawn; 1 keeps all. (Nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751.)
+        top_k: at least 1: so many of the likeliest tokens are the only ones drawn, and `top_p` is a share of them;
+            None keeps all.
         seed: 0 or more; the same seed, graph, batch and provider give the same tokens.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -43,6 +46,8 @@ class Sampling:
             raise BadInputError(f"temperature {self.temperature} must be a finite number above 0 (greedy: no sampling)")
         if not 0 < self.top_p <= 1:
             raise BadInputError(f"top_p {self.top_p} must be above 0 and at most 1")
+        if self.top_k is not None and self.top_k < 1:
+            raise BadInputError(f"top_k {self.top_k} must be at least 1 (all tokens: no top_k)")
         if self.seed < 0:
             raise BadInputError(f"seed {self.seed} must be 0 or more")
 
@@ -78,15 +83,28 @@ def _drawn(logits: NDArray[Any], sampling: Sampling, uniform: float) -> int:
     """
     scaled = logits.astype(np.float64)
     weights = np.exp((scaled - scaled.max()) / sampling.temperature)
+    if sampling.top_k is not None and sampling.top_k < len(weights):
+        weights = _alone(weights, _likeliest_of(weights, sampling.top_k))
     if sampling.top_p < 1:
-        kept = _nucleus(weights, sampling.top_p)
-        nucleus = np.zeros_like(weights)
-        nucleus[kept] = weights[kept]
-        weights = nucleus
+        weights = _alone(weights, _nucleus(weights, sampling.top_p))
     cumulated = np.cumsum(weights)
     place = int(np.searchsorted(cumulated, uniform * cumulated[-1], side="right"))
     # The product can round up to the whole sum, and then no place is left.
     return place if place < len(weights) else int(np.flatnonzero(weights)[-1])
+
+
+def _alone(weights: NDArray[np.float64], kept: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The weights with zeros everywhere else."""
+    left = np.zeros_like(weights)
+    left[kept] = weights[kept]
+    return left
+
+
+def _likeliest_of(weights: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """The `count` likeliest tokens, of equal ones the first; selected, not sorted."""
+    least = np.partition(weights, -count)[-count]
+    above, equal = np.flatnonzero(weights > least), np.flatnonzero(weights == least)
+    return np.concatenate([above, equal[: count - len(above)]])
 
 
 def _nucleus(weights: NDArray[np.float64], top_p: float) -> NDArray[np.int64]:

@@ -109,7 +109,7 @@ def asked_providers(names: Sequence[str], available: Sequence[str]) -> list[Prov
         available: ONNX Runtime's names of those that this installation has.
 
     Raises:
-        BadInputError: none, an unknown one, one twice, one behind the CPU, or one that is not there.
+        BadInputError: none, an unknown one, one twice, one behind the CPU, several GPUs, or one that is not there.
     """
     if isinstance(names, str) or not names:
         raise BadInputError(f"providers {names!r}: a list of at least one of {', '.join(KINDS)} is needed")
@@ -119,6 +119,8 @@ def asked_providers(names: Sequence[str], available: Sequence[str]) -> list[Prov
         raise BadInputError(f"providers {list(names)} name one twice")
     if KINDS["cpu"] in kinds[:-1]:
         raise BadInputError(f"providers {list(names)}: the CPU takes every node, so what follows it never runs")
+    if len({provider.device_id for provider in providers if provider.kind.device != "cpu"}) > 1:
+        raise BadInputError(f"providers {list(names)} name several GPUs, and a graph with its cache lies on one")
     return providers
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from alignez_bake.errors import BadInputError
 from alignez_bake.runtime.chat import chat_text
 from alignez_bake.runtime.detokenise import Detokeniser
+from alignez_bake.runtime.escaping import shown
 from alignez_bake.runtime.generate import generate, stream
 from alignez_bake.runtime.session import graph_path, open_session
 from alignez_bake.runtime.side_files import SideFiles
@@ -47,6 +48,7 @@ class OnnxTextModel:
         settings: what the folder says about the tokenizer, the chat template too.
         stop_ids: tokens that end an answer; of none, every answer has as many tokens as it may.
         pad_id: the id at padding.
+        positions: how many tokens the model has places for, prompt and answer together; None: not stated.
     """
 
     graph: OnnxModel
@@ -54,6 +56,7 @@ class OnnxTextModel:
     settings: TokenizerSettings
     stop_ids: frozenset[int]
     pad_id: int
+    positions: int | None
 
     def context(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt.
@@ -68,6 +71,22 @@ class OnnxTextModel:
         text = chat_text(self.settings.chat_template, prompt, self.settings.named)
         return self.tokenizer.encode(text, special_tokens=False)
 
+    def contexts(self, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
+        """Token ids of prompts that leave room for their answers.
+
+        Raises:
+            BadInputError: as `context`, or more tokens than the model has positions for: beyond them it writes
+                nonsense, or fails half-way.
+        """
+        contexts = [self.context(prompt) for prompt in prompts]
+        longest = max(map(len, contexts), default=0)
+        if self.positions is not None and longest + max_new_tokens > self.positions:
+            raise BadInputError(
+                f"a prompt of {longest} tokens and {max_new_tokens} new ones are too long for {self.graph.path}, which "
+                f"has {self.positions} positions: shorten the prompt, or ask for fewer new tokens"
+            )
+        return contexts
+
     def answer(self, prompts: Sequence[Prompt], *, max_new_tokens: int, sampling: Sampling | None = None) -> list[str]:
         """The answer to each prompt; all run in one batch.
 
@@ -80,13 +99,13 @@ class OnnxTextModel:
             New text alone, special tokens left out.
 
         Raises:
-            BadInputError: as `context` and `generate`.
+            BadInputError: as `contexts` and `generate`.
         """
         if isinstance(prompts, str):
             raise BadInputError("prompts are a list: put the one prompt into one")
         answers = generate(
             self.graph,
-            [self.context(prompt) for prompt in prompts],
+            self.contexts(prompts, max_new_tokens),
             max_new_tokens=max_new_tokens,
             stop_ids=self.stop_ids,
             pad_id=self.pad_id,
@@ -101,7 +120,7 @@ class OnnxTextModel:
         """
         steps = stream(
             self.graph,
-            [self.context(prompt)],
+            self.contexts([prompt], max_new_tokens),
             max_new_tokens=max_new_tokens,
             stop_ids=self.stop_ids,
             pad_id=self.pad_id,
@@ -130,10 +149,23 @@ def open_folder(folder: Path, providers: Sequence[str]) -> OnnxTextModel:
     settings = read_tokenizer_settings(files)
     tokenizer = load_tokenizer(files, settings)
     stated = stated_stop_ids(files, tokenizer, settings.named)
+    positions = _positions(files)
     graph = open_session(path, providers)  # last: it may take a minute
     vocabulary = graph.signature.vocabulary
     stops = in_vocabulary(stated, vocabulary)
-    return OnnxTextModel(graph, tokenizer, settings, stops, pad_id(tokenizer, settings.named, stops, vocabulary))
+    pad = pad_id(tokenizer, settings.named, stops, vocabulary)
+    return OnnxTextModel(graph, tokenizer, settings, stops, pad, positions)
+
+
+def _positions(files: SideFiles) -> int | None:
+    config = files.settings("config.json")
+    for name in ("max_position_embeddings", "n_positions"):
+        value = config.get(name)
+        if value is not None:
+            if type(value) is not int or value < 1:
+                raise BadInputError(f"{files.folder / 'config.json'}: {name} is {shown(value)}: copy the file again")
+            return value
+    return None
 
 
 def _pieces(steps: Iterator[tuple[int | None, ...]], tokenizer: TextTokenizer) -> Iterator[str]:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LAYERS, HEADS, SIZE, VOCABULARY = 2, 2, 3, 17
-TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+TYPES = {
+    "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16,
+    "float64": TensorProto.DOUBLE,
+}  # fmt: skip
 
 
 def weights(vocabulary: int = VOCABULARY) -> dict[str, NDArray[np.float32]]:

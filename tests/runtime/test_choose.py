@@ -39,6 +39,31 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, kept):
     np.testing.assert_allclose(share[kept], expected / expected.sum(), atol=0.018)
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_k": 1}, [1]),
+        ({"top_k": 3}, [1, 3, 4]),
+        ({"top_k": 5}, [0, 1, 2, 3, 4]),
+        ({"top_k": 99}, [0, 1, 2, 3, 4]),
+        ({"top_k": 3, "top_p": 0.7}, [1, 3]),  # 0.65 of 0.85 that are left; of all 1.0 it would be three
+    ],
+)
+def test_top_k_keeps_so_many_of_the_likeliest(settings, kept):
+    share = counts(Sampling(**settings, seed=2))
+    assert np.flatnonzero(share).tolist() == kept
+    expected = np.exp(LOGITS[kept])
+    np.testing.assert_allclose(share[kept], expected / expected.sum(), atol=0.018)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_of_equal_tokens_at_the_edge_of_top_k_the_first_stay(count):
+    tokens = chooser(Sampling(top_k=count + 1, seed=0), 2000)(np.tile([0.0, 0.0, 5.0, 0.0, -1.0], (2000, 1)))
+    assert set(tokens.tolist()) <= {2, *[0, 1, 3][:count]}
+    several = chooser(Sampling(top_k=count, seed=0), 2000)(np.zeros((2000, 4)))
+    assert set(several.tolist()) == set(range(count))
+
+
 def test_the_seed_alone_decides():
     logits = np.random.default_rng(0).normal(size=(8, 50))
     first, second = (chooser(Sampling(seed=3), 8) for _ in range(2))
@@ -90,7 +115,7 @@ def test_a_draw_at_the_very_end_is_a_token_that_can_be_drawn(top_p):
 @pytest.mark.parametrize(
     "settings",
     [{"temperature": 0.0}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_p": 0.0},
-     {"top_p": 1.5}, {"top_p": float("nan")}, {"seed": -1}],
+     {"top_p": 1.5}, {"top_p": float("nan")}, {"top_k": 0}, {"seed": -1}],
 )  # fmt: skip
 def test_settings_out_of_bounds_are_refused(settings):
     with pytest.raises(BadInputError, match=next(iter(settings))):

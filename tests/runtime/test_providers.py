@@ -51,9 +51,9 @@ def test_a_provider_that_is_not_there_names_those_that_are(graph, monkeypatch):
 
 
 def test_words_become_providers_in_their_order():
-    asked = asked_providers(["tensorrt", "cuda:1", "cpu"], AVAILABLE)
+    asked = asked_providers(["tensorrt:1", "cuda:1", "cpu"], AVAILABLE)
     assert [provider.argument() for provider in asked] == [
-        ("TensorrtExecutionProvider", {"device_id": "0"}), (CUDA, {"device_id": "1"}), CPU
+        ("TensorrtExecutionProvider", {"device_id": "1"}), (CUDA, {"device_id": "1"}), CPU
     ]  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def test_words_become_providers_in_their_order():
         (["cuda:-1"], "is not known"),
         (["cpu:0"], "is not known"),
         (["cuda", "cuda:1"], "name one twice"),
+        (["tensorrt", "cuda:1"], "name several GPUs"),
         (["cpu", "cuda"], "what follows it never runs"),
     ],
 )

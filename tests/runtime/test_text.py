@@ -126,6 +126,24 @@ def test_one_of_several_templates_is_the_default(tmp_path):
     assert model.tokenizer.decode(model.context([{"role": "user", "content": "a"}])) == "d"
 
 
+@pytest.mark.parametrize("name", ["max_position_embeddings", "n_positions"])
+def test_what_is_too_long_for_the_model_is_refused_before_it_runs(tmp_path, name):
+    model = open_folder(folder_of(byte_level(), tmp_path, config={name: 12}), ["cpu"])
+    read = len(model.context("the"))
+    assert len(model.answer(["the"], max_new_tokens=12 - read)[0]) > 0
+    message = f"a prompt of {read} tokens and {13 - read} new ones are too long"
+    with pytest.raises(BadInputError, match=message):
+        model.answer(["the"], max_new_tokens=13 - read)
+    with pytest.raises(BadInputError, match=message):
+        model.stream_text("the", max_new_tokens=13 - read)
+
+
+@pytest.mark.parametrize("value", ["many", 0, True, 1.5])
+def test_positions_that_are_no_number_are_refused(tmp_path, value):
+    with pytest.raises(BadInputError, match="max_position_embeddings is"):
+        open_folder(folder_of(byte_level(), tmp_path, config={"max_position_embeddings": value}), ["cpu"])
+
+
 def test_a_text_instead_of_a_list_is_refused(model):
     with pytest.raises(BadInputError, match="prompts are a list"):
         model.answer("the", max_new_tokens=1)
