@@ -14,6 +14,7 @@ from alignez_bake.exporters.checkpoint import CheckpointExporter
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
+from alignez_bake.onnx_export.opsets import NEWEST_OPSET, OLDEST_OPSET
 from alignez_bake.report.record import read_record
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class OnnxExporter:
     card_library = "onnx"
     highest_level: Level = "forward"
     default_level: Level = "forward"
-    options: frozenset[Option] = frozenset({"external_data", "optimise", "weight_bits"})
+    options: frozenset[Option] = frozenset({"opset", "external_data", "optimise", "weight_bits"})
     inserts_need_code = False
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
@@ -63,6 +64,8 @@ class OnnxExporter:
                 "'alignez-bake[onnx,cpu]', or 'alignez-bake[onnx,gpu]' on a machine with CUDA"
             )
         _check_dtype(base, settings)
+        if settings.opset is not None and not OLDEST_OPSET <= settings.opset <= NEWEST_OPSET:
+            raise BadInputError(f"--opset {settings.opset} cannot be written: use {OLDEST_OPSET} to {NEWEST_OPSET}")
         CheckpointExporter().check(base, lowering, settings)
 
     def bytes_needed(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> int:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from alignez_bake.progress import Progress
 
 
-Option = Literal["external_data", "optimise", "weight_bits"]
+Option = Literal["opset", "external_data", "optimise", "weight_bits"]
 
 _FLAGS: Final[Mapping[Option, str]] = {
+    "opset": "--opset",
     "external_data": "--external-data",
     "optimise": "--optimize",
     "weight_bits": "--int4 and --int8",
@@ -39,6 +40,7 @@ class ExportSettings:
     Attributes:
         dtype: of all float tensors, such as "float32"; the stored dtypes where None.
         base_name: the base as the user named it, a folder or a hub id: what an adapter refers to.
+        opset: of a graph's operators; the exporter's own choice where None.
         external_data: weights in a file beside the graph, however small they are.
         optimise: fused operators.
         weight_bits: 4 or 8 for weights that are quantised after the fold; as they are where None.
@@ -47,6 +49,7 @@ class ExportSettings:
 
     dtype: str | None = None
     base_name: str = ""
+    opset: int | None = None
     external_data: bool = False
     optimise: bool = False
     weight_bits: int | None = None
@@ -68,7 +71,7 @@ class ExportSettings:
         """
         for option, flag in _FLAGS.items():
             if getattr(self, option) and option not in options:
-                raise BadInputError(f"{flag} mean nothing with --as {artefact}: leave it out, or use --as onnx")
+                raise BadInputError(f"--as {artefact} has no use for {flag}: leave it out, or use --as onnx")
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,12 @@ Verify = Annotated[
         help="tensors: compare the files; forward: also run baked and hooked model, the default for graphs.",
     ),
 ]
+Opset = Annotated[
+    int | None,
+    typer.Option(
+        "--opset", metavar="N", help="Graph: version of its operators, 20 to 23; 20 for an ONNX Runtime before 1.26."
+    ),
+]
 ExternalData = Annotated[
     bool,
     typer.Option("--external-data", help="Graph: weights in a file beside it, whatever their size."),

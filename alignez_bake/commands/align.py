@@ -125,6 +125,7 @@ def align(
     top_layers: int | None = None,
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
+    opset: int | None = None,
     external_data: bool = False,
     optimise: bool = False,
     weight_bits: int | None = None,
@@ -159,6 +160,7 @@ def align(
         top_layers: how many of the layers to edit, those with the largest score.
         artefact: name of the exporter.
         dtype: of all float tensors of the result; the stored dtypes unless given.
+        opset: of a graph's operators; the exporter's own choice unless given.
         external_data: of a graph: weights in a file beside it, however small they are.
         optimise: of a graph: fused operators.
         weight_bits: of a graph: 4 or 8 for weights that are quantised after the fold.
@@ -184,7 +186,7 @@ def align(
     base = open_model_folder(folder)
     check_output(out, folder)
     exporter = exporter_named(artefact)
-    export_settings = ExportSettings(check_dtype(dtype), str(model), external_data, optimise, weight_bits, device)
+    export_settings = ExportSettings(check_dtype(dtype), str(model), opset, external_data, optimise, weight_bits, device)
     export_settings.check_options(exporter.name, exporter.options)
     code = trust_remote_code or not exporter.inserts_need_code
     settings = check_fit(
@@ -239,6 +241,7 @@ def align(
                 out,
                 artefact=artefact,
                 dtype=dtype,
+                opset=opset,
                 external_data=external_data,
                 optimise=optimise,
                 weight_bits=weight_bits,

@@ -83,6 +83,7 @@ def bake(
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
     weights: Mapping[str, float] | None = None,
+    opset: int | None = None,
     external_data: bool = False,
     optimise: bool = False,
     weight_bits: int | None = None,
@@ -109,6 +110,7 @@ def bake(
         artefact: name of the exporter.
         dtype: of all float tensors, such as "float32"; the stored dtypes unless given.
         weights: dials by objective.
+        opset: of a graph's operators; the exporter's own choice unless given.
         external_data: of a graph: weights in a file beside it, however small they are.
         optimise: of a graph: fused operators.
         weight_bits: of a graph: 4 or 8 for weights that are quantised after the fold.
@@ -145,7 +147,7 @@ def bake(
     exporter = exporter_named(artefact)
     verify = checked_level(exporter, verify)
     runs_on = device if verify == "forward" else None
-    settings = ExportSettings(check_dtype(dtype), str(model), external_data, optimise, weight_bits, runs_on)
+    settings = ExportSettings(check_dtype(dtype), str(model), opset, external_data, optimise, weight_bits, runs_on)
     settings.check_options(exporter.name, exporter.options)
     code = trust_remote_code or not exporter.inserts_need_code
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +11,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.onnx_export.cached_forward import CachedForward, cache_shapes
 from alignez_bake.onnx_export.experts import experts_in_batches
 from alignez_bake.onnx_export.names import BATCH, LENGTH, PAST, TOTAL, GraphNames
+from alignez_bake.onnx_export.opsets import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
 from alignez_bake.onnx_export.saving import check_target, needs_external_data, save_graph
 from alignez_bake.onnx_export.strengths import strengths_in_weights
 
@@ -19,16 +20,12 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-OLDEST_OPSET: Final = 20
-NEWEST_OPSET: Final = 23
-"""Below 20 GELU is no operator; 23 is the newest that torch 2.13 names."""
-
 # All different, so that no two axes are taken for one, and none 0 or 1, which would be taken for constants.
 _ROWS, _NEW, _PAST = 2, 3, 5
 
 
 def export_graph(
-    model: PreTrainedModel, target: Path, *, opset: int = 20, external_data: bool | None = None
+    model: PreTrainedModel, target: Path, *, opset: int = DEFAULT_OPSET, external_data: bool | None = None
 ) -> GraphNames:
     """Write a model as one ONNX graph: int64 ids, mask and positions and the cache in, all logits and the cache out.
 
