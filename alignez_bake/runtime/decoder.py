@@ -72,7 +72,10 @@ class Decoder:
         for tensor in signature.cache:
             binding.bind_output(tensor.present, *self._device)
         try:
+            # Copies to and from a GPU run on streams of their own: before the run they must have come, and after it.
+            binding.synchronize_inputs()
             self._model.session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
         except runtime_errors() as error:
             raise BadInputError(f"{path}: ONNX Runtime failed ({' '.join(str(error).split())})") from error
         logits, *self._cache = binding.get_outputs()

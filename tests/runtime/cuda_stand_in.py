@@ -48,6 +48,13 @@ class DeviceBinding:
     def __init__(self, session):
         self.session, self.real = session, session.real.io_binding()
         self.inputs, self.outputs = {}, {}
+        self.inputs_came, self.outputs_came = False, False
+
+    def synchronize_inputs(self):
+        self.inputs_came = True
+
+    def synchronize_outputs(self):
+        self.outputs_came = True
 
     def bind_cpu_input(self, name, array):
         self.inputs[name] = ("cpu", 0)
@@ -62,6 +69,7 @@ class DeviceBinding:
         self.real.bind_output(name)
 
     def get_outputs(self):
+        assert self.outputs_came, "outputs were taken while they were still being copied"
         places = [self.session.lands.get(name, place) for name, place in self.outputs.items()]
         return [DeviceValue(value, place) for value, place in zip(self.real.get_outputs(), places, strict=True)]
 
@@ -94,6 +102,7 @@ class DeviceSession:
         return self.bindings[-1]
 
     def run_with_iobinding(self, binding):
+        assert binding.inputs_came, "the graph ran while its inputs were still being copied"
         self.real.run_with_iobinding(binding.real)
 
     def run(self, *_, **__):
