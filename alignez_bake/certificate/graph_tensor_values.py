@@ -47,7 +47,8 @@ class WantedTensor:
         """
         if values.shape != self.shape:
             return f"has shape {list(values.shape)}, not {list(self.shape)}"
-        dtype = self.loaded if self.loaded == values.dtype else self.dtype
+        # To numpy None equals float64.
+        dtype = self.loaded if self.loaded is not None and self.loaded == values.dtype else self.dtype
         narrowed = cast_once(values, dtype)
         if narrowed is not values and _bits_off(cast_once(narrowed, values.dtype), values):
             return f"holds {values.dtype} values that are no {dtype} ones"
