@@ -32,6 +32,8 @@ WRAPPER: Final = "model."
 LARGEST_MERGED: Final = 1024
 """Values of the largest initialiser that onnxscript's optimiser merges with an equal one."""
 
+_MOST_DIGITS: Final = 9  # Python refuses to read numbers of thousands of digits, which a hostile name can have
+
 _Shape = tuple[int, ...]
 
 
@@ -88,7 +90,11 @@ class Places:
 
 
 class TensorPlaces:
-    """The places of all tensors of a checkpoint in one graph."""
+    """The places of all tensors of a checkpoint in one graph.
+
+    Attributes:
+        unclaimed: initialisers that no tensor has the name of.
+    """
 
     def __init__(
         self, graph: GraphTensors, shapes: Mapping[str, _Shape], prefix: str, others: Mapping[str, Sequence[str]]
@@ -111,16 +117,19 @@ class TensorPlaces:
             entries = [by_parameter.get(name, {}) for name in _names(key, prefix, others.get(key, ()))]
             self._named[key] = {name: entry for found in entries for name, entry in found.items()}
         claimed = {name for entries in self._named.values() for name in entries}
-        self._unclaimed = [graph.entry(name) for name in graph if name not in claimed]
+        self.unclaimed = tuple(name for name in graph if name not in claimed)
+        self._nameless: list[Initialiser] = []
+        self._of_layers: dict[tuple[int, ...], list[Initialiser]] = {}
+        for entry in map(graph.entry, self.unclaimed):
+            layers = {_numbers(parameter) for parameter in _parameters(entry)}
+            for numbers in layers:
+                self._of_layers.setdefault(numbers, []).append(entry)
+            if not layers:
+                self._nameless.append(entry)
 
     @cached_property
     def _right_operands(self) -> frozenset[str]:
         return right_operands(self._graph)
-
-    @property
-    def unclaimed(self) -> list[str]:
-        """Initialisers that no tensor has the name of."""
-        return [entry.name for entry in self._unclaimed]
 
     def of(self, key: str) -> Places:
         """Where a tensor must lie."""
@@ -162,17 +171,15 @@ class TensorPlaces:
         """Places below parameters of other names, of the same layer; of large tensors, what has no parameter's name."""
         shape, numbers = self._shapes[key], _numbers(key)
         found: list[Place] = []
-        for entry in self._unclaimed:
-            if math.prod(shape) > LARGEST_MERGED and not any(True for _ in _parameters(entry)):
+        for entry in self._of_layers.get(numbers, ()):
+            if sorted(shape) == sorted(entry.shape):
+                found += self._whole(entry, shape)
+        if numbers:
+            for entry in self._of_layers.get(numbers[:-1], ()):
+                found += _stacked(entry, shape, numbers[-1])
+        if math.prod(shape) > LARGEST_MERGED:
+            for entry in self._nameless:
                 found += _alike(entry, shape)
-            for parameter in _parameters(entry):
-                if _numbers(parameter) == numbers and sorted(shape) == sorted(entry.shape):
-                    found += self._whole(entry, shape)
-                elif numbers and _numbers(parameter) == numbers[:-1] and numbers[-1] < (*entry.shape, 0)[0]:
-                    found += _stacked(entry, shape, numbers[-1])
-                else:
-                    continue
-                break
         return found
 
 
@@ -185,8 +192,8 @@ def _alike(entry: Initialiser, shape: _Shape) -> Iterator[Place]:
 
 
 def _stacked(entry: Initialiser, shape: _Shape, index: int) -> list[Place]:
-    """Parts of one layer of a stack that have the shape of a matrix."""
-    if len(shape) != 2 or len(entry.shape) != 3:
+    """Parts of one expert of a stack that have the shape of a matrix."""
+    if len(shape) != 2 or len(entry.shape) != 3 or index >= entry.shape[0]:
         return []
     found = []
     for transposed, (rows, columns) in ((False, entry.shape[1:]), (True, entry.shape[:0:-1])):
@@ -215,7 +222,8 @@ def _names(key: str, prefix: str, others: Sequence[str]) -> list[str]:
 
 def _numbers(path: str) -> tuple[int, ...]:
     """Numbers among the names of a path: of layers and experts."""
-    return tuple(int(part) for part in path.split(".") if part.isascii() and part.isdigit())
+    parts = path.split(".")
+    return tuple(int(part) for part in parts if part.isascii() and part.isdigit() and len(part) <= _MOST_DIGITS)
 
 
 def _swapped(shape: _Shape) -> _Shape:

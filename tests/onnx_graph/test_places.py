@@ -40,7 +40,7 @@ def test_a_name_with_or_without_prefix_and_wrapper_is_certain(places, name, key)
     found = places({name: ((2, 3), ())}, {key: (2, 3)})
     assert found.of(key).certain == (Place(name),)
     assert found.of(key).possible == found.of(key).made == ()
-    assert found.unclaimed == []
+    assert found.unclaimed == ()
 
 
 def test_what_is_folded_from_a_map_is_its_transpose(places):
@@ -108,9 +108,11 @@ def test_experts_are_parts_of_a_stack_of_their_layer(places):
 
 def test_an_expert_beyond_the_stack_has_no_place(places):
     key = "layers.3.experts.4.w1.weight"
-    found = places({"val_1": ((4, 3, 2), ["model.layers.3.mlp.up"])}, {key: (3, 2)})
+    number = "9" * 5000
+    stacks = {"val_1": ((4, 3, 2), ["model.layers.3.mlp.up"]), "val_2": ((4, 3, 2), [f"model.layers.{number}.mlp.up"])}
+    found = places(stacks, {key: (3, 2)})
     assert found.of(key).possible == ()
-    assert found.unclaimed == ["val_1"]
+    assert found.unclaimed == ("val_1", "val_2")
 
 
 def test_a_renamed_map_is_one_of_its_layer(places):
