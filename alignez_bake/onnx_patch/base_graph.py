@@ -13,6 +13,7 @@ from alignez_bake.architectures.architecture import INSERTED_EDITS, Architecture
 from alignez_bake.errors import BadInputError
 from alignez_bake.model_folder import read_config
 from alignez_bake.onnx_graph.initialisers import GraphTensors, open_graph
+from alignez_bake.onnx_patch.node_paths import paths_of
 from alignez_bake.runtime.graph_file import read_graph_file
 from alignez_bake.runtime.signature import Signature, read_signature
 from alignez_bake.safetensors_io.strict_json import parse_object
@@ -77,6 +78,11 @@ class BaseGraph:
             for name in dict.fromkeys(node.input):
                 found.setdefault(name, []).append(place)
         return found
+
+    @cached_property
+    def module_paths(self) -> tuple[frozenset[str], ...]:
+        """Of every node the paths of the module that it may belong to."""
+        return tuple(frozenset(paths_of(node)) for node in self.model.graph.node)
 
     def rank(self, name: str) -> int | None:
         """Number of axes of a value: what the file says of it, or what follows from its inputs; None: nothing tells."""
@@ -243,8 +249,9 @@ def _signature(path: Path, builder: dict[str, Any] | None) -> Signature:
     patch goes by names, so the order is no reason to refuse. Nor are sizes of the cache that genai_config.json tells.
     """
     declared = read_graph_file(path)
-    inputs = [_with_sizes(argument, builder) for argument in declared.inputs]
-    return read_signature(sorted(inputs, key=_cache_place), sorted(declared.outputs, key=_cache_place), str(path))
+    inputs = sorted((_with_sizes(argument, builder) for argument in declared.inputs), key=_cache_place)
+    outputs = sorted(declared.outputs, key=_cache_place)
+    return read_signature(inputs, outputs, str(path))
 
 
 def _with_sizes(argument: Argument, builder: dict[str, Any] | None) -> Argument:

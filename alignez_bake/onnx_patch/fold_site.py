@@ -1,8 +1,17 @@
-"""A site whose edits go into the weight and the bias of its map."""
+"""A site whose edits go into the weight and the bias of its map.
+
+With (B, A, Δb) of `low_rank`, W' = W + B A and b' = b + Δb. A graph may hold W as [d_in, d_out], so
+
+    stored' = stored + left @ right      (left, right) = (B, A), or (Aᵀ, Bᵀ) where it is turned around
+
+and that is computed for some rows of `stored` at a time: arrays that fit into the processor's cache are several times
+as fast as ones of the size of a weight, and no more than one weight is in memory.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -10,8 +19,11 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.low_rank import low_rank
 from alignez_bake.lowering.fold import FoldedTensor
 from alignez_bake.onnx_patch.changes import inserted_name
+from alignez_bake.safetensors_io.dtypes import numpy_dtype_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from alignez_bake.onnx_patch.base_graph import BaseGraph
@@ -20,41 +32,94 @@ if TYPE_CHECKING:
 
     Float64Array = NDArray[np.float64]
 
+_BLOCK: Final = 128 * 1024
+"""Values that are computed together: a megabyte of float64."""
 
-class FoldedSite(NamedTuple):
-    """The edited tensors of a site before they are rounded, as [d_out, d_in] and [d_out], whatever the graph's layout.
+
+@dataclass(frozen=True)
+class FoldedWeight:
+    """The edited weight of a map, in the layout in which the map's node reads it.
 
     Attributes:
-        weight: of the whole map, rows of other sites included.
-        bias: likewise; of zeros where the map has none; None where it stays as it is.
+        name: of the base's initialiser.
+        base: its values, in that layout; mapped from the disk.
+        left: see the module, [rows, k]; zeros at rows of other sites.
+        right: likewise, [k, columns].
     """
 
-    weight: FoldedTensor
+    name: str
+    base: NDArray[Any]
+    left: Float64Array
+    right: Float64Array
+
+    def blocks(self) -> Iterator[tuple[slice, FoldedTensor]]:
+        """Some rows at a time: which, and their values before and after.
+
+        Raises:
+            BadInputError: values that are not finite.
+        """
+        rows, columns = self.base.shape
+        step = max(1, _BLOCK // max(columns, 1))
+        for start in range(0, rows, step):
+            part = slice(start, min(start + step, rows))
+            base = self.base[part].astype(np.float64)
+            _check_finite(base, self.name)
+            with np.errstate(over="ignore", invalid="ignore"):  # `rounded` refuses what is not finite
+                exact = self.left[part] @ self.right
+                exact += base
+            yield part, FoldedTensor(self.name, base, exact)
+
+    def rounded(self, dtype: str) -> NDArray[Any]:
+        """All values rounded once to a dtype such as "F32".
+
+        Raises:
+            BadInputError: a value is not finite or overflows the dtype.
+        """
+        values: NDArray[Any] = np.empty(self.base.shape, numpy_dtype_of(dtype))
+        for part, block in self.blocks():
+            values[part] = block.rounded(dtype)
+        return values
+
+
+class FoldedSite(NamedTuple):
+    """The edited tensors of a site before they are rounded.
+
+    Attributes:
+        weight: of the whole map, other sites of it included.
+        bias: [d_out], likewise; of zeros where the map has none; None where it stays as it is.
+    """
+
+    weight: FoldedWeight
     bias: FoldedTensor | None
 
 
 def folded_site(graph: BaseGraph, patch: SitePatch) -> FoldedSite:
-    """The formula's weight and bias in float64.
+    """The formula's weight and bias.
 
     Raises:
         BadInputError: values of the graph that are not finite.
     """
-    graph_map = patch.graph_map
-    weight = graph_map.oriented(_float64(graph, graph_map.weight))
-    bias = None if graph_map.bias is None else _float64(graph, graph_map.bias).reshape(-1)
-    rows = graph_map.rows
-    exact_weight = weight.copy()
-    exact_bias = np.zeros(graph_map.fused) if bias is None else bias.copy()
-    with np.errstate(over="ignore", invalid="ignore"):  # `rounded` refuses what is not finite
-        change = low_rank(patch.groups, weight[rows], None if bias is None else bias[rows])
-        exact_weight[rows] += change.b_matrix @ change.a_matrix
-        exact_bias[rows] += change.delta_bias
-    base_bias = np.zeros(graph_map.fused) if bias is None else bias
-    name = graph_map.bias or f"the new bias at {patch.site}"
-    return FoldedSite(
-        FoldedTensor(graph_map.weight, weight, exact_weight),
-        FoldedTensor(name, base_bias, exact_bias) if change.needs_bias else None,
+    graph_map, rows = patch.graph_map, patch.graph_map.rows
+    stored = graph.tensors.read(graph_map.weight)
+    weight = graph_map.oriented(stored)
+    base_bias = np.zeros(graph_map.fused)
+    if graph_map.bias is not None:
+        base_bias = graph.tensors.read(graph_map.bias).astype(np.float64).reshape(-1)
+        _check_finite(base_bias, graph_map.bias)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a weight that is not finite, which `blocks` refuses
+        change = low_rank(patch.groups, weight[rows], None if graph_map.bias is None else base_bias[rows])
+    b_matrix = np.zeros((graph_map.fused, change.b_matrix.shape[1]))
+    b_matrix[rows] = change.b_matrix
+    exact_bias = base_bias.copy()
+    exact_bias[rows] += change.delta_bias
+    node = graph.model.graph.node[graph_map.place]
+    folded = (
+        FoldedWeight(graph_map.weight, weight, b_matrix, change.a_matrix)
+        if _reads_out_in(node)
+        else FoldedWeight(graph_map.weight, weight.T, change.a_matrix.T, b_matrix.T)
     )
+    name = graph_map.bias or f"the new bias at {patch.site}"
+    return FoldedSite(folded, FoldedTensor(name, base_bias, exact_bias) if change.needs_bias else None)
 
 
 def fold_site(changes: GraphChanges, patch: SitePatch) -> None:
@@ -65,11 +130,7 @@ def fold_site(changes: GraphChanges, patch: SitePatch) -> None:
     """
     graph_map, site = patch.graph_map, patch.site
     folded = folded_site(changes.base, patch)
-    weight = folded.weight.rounded(graph_map.dtype)
-    node = changes.base.model.graph.node[graph_map.place]
-    # Where a Transpose lies between, the node itself reads another layout than the one that is stored.
-    values = np.ascontiguousarray(weight if _transposes(node) else weight.T)
-    changes.replace_input(graph_map.place, 1, graph_map.weight, values, site=site)
+    changes.replace_input(graph_map.place, 1, graph_map.weight, folded.weight.rounded(graph_map.dtype), site=site)
     if folded.bias is None:
         return
     bias = folded.bias.rounded(graph_map.dtype)
@@ -85,12 +146,11 @@ def fold_site(changes: GraphChanges, patch: SitePatch) -> None:
     changes.after.setdefault(graph_map.place, []).append(add)
 
 
-def _transposes(node: Any) -> bool:  # noqa: ANN401 - a NodeProto
+def _reads_out_in(node: Any) -> bool:  # noqa: ANN401 - a NodeProto
+    """Whether a map's node wants [d_out, d_in]: Gemm that transposes; a MatMul multiplies from the right."""
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-def _float64(graph: BaseGraph, name: str) -> Float64Array:
-    values = graph.tensors.read(name).astype(np.float64)
+def _check_finite(values: Float64Array, name: str) -> None:
     if not np.isfinite(values).all():
-        raise BadInputError(f"{graph.path}: {name} holds values that are not finite: the graph is damaged")
-    return values
+        raise BadInputError(f"{name} holds values that are not finite: the graph is damaged")

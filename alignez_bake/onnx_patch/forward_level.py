@@ -198,19 +198,26 @@ def _site_figures(
             for values, where in zip(runs, real, strict=True)
         ]
         return SiteFigures(str(patch.site), None, relative_error(found, expected), tolerance)
-    weight = graph_map.oriented(base.tensors.read(graph_map.weight)).astype(np.float64)
-    bias = np.zeros(1) if graph_map.bias is None else base.tensors.read(graph_map.bias).astype(np.float64).reshape(-1)
-
-    def mapped(values: Values, where: NDArray[np.bool_]) -> Float64Array:
-        result: Float64Array = _rows(values[graph_map.input], where) @ weight.T + bias
-        return result
-
-    plain = [mapped(values, where)[where] for values, where in zip(base_runs, real, strict=True)]
+    mapped = _mapped(base, patch, [*base_runs, *runs])
+    before, after = mapped[: len(base_runs)], mapped[len(base_runs) :]
+    plain = [_rows(values, where)[where] for values, where in zip(before, real, strict=True)]
     base_error = relative_error(_at_real(base_runs, graph_map.output, real), plain)
     expected = [
-        _edited(patch, mapped(values, where), values, where)[where] for values, where in zip(runs, real, strict=True)
+        _edited(patch, _rows(output, where), values, where)[where]
+        for output, values, where in zip(after, runs, real, strict=True)
     ]
     return SiteFigures(str(patch.site), base_error, relative_error(found, expected), tolerance)
+
+
+def _mapped(base: BaseGraph, patch: SitePatch, runs: Sequence[Values]) -> list[Float64Array]:
+    """W z + b of the base's W and b at every token of each run, [tokens, d]; in one product, since W is large."""
+    graph_map = patch.graph_map
+    weight = graph_map.oriented(base.tensors.read(graph_map.weight)).astype(np.float64)
+    inputs = [values[graph_map.input].reshape(-1, graph_map.d_in) for values in runs]
+    output: Float64Array = np.concatenate(inputs) @ weight.T
+    if graph_map.bias is not None:
+        output += base.tensors.read(graph_map.bias).astype(np.float64).reshape(-1)
+    return np.split(output, np.cumsum([len(rows) for rows in inputs])[:-1])
 
 
 def _edited(patch: SitePatch, output: Float64Array, values: Values, where: NDArray[np.bool_]) -> Float64Array:

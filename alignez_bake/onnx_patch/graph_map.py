@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.onnx_patch.dtypes import file_dtype_of
-from alignez_bake.onnx_patch.node_paths import block_modules, ends_with, lies_within, paths_of, site_modules
+from alignez_bake.onnx_patch.node_paths import block_modules, ends_with, lies_within, site_modules
 from alignez_bake.rehome.places import places_of
 
 if TYPE_CHECKING:
@@ -115,7 +115,9 @@ def block_input(graph: BaseGraph, site: Site) -> tuple[str, int]:
     """
     modules = block_modules(graph.architecture, site, from_builder=graph.from_builder)
     nodes = graph.model.graph.node
-    inside = {place for place, node in enumerate(nodes) if any(lies_within(path, modules) for path in paths_of(node))}
+    inside = {
+        place for place, paths in enumerate(graph.module_paths) if any(lies_within(path, modules) for path in paths)
+    }
     entering: dict[str, tuple[str, int]] = {}
     for place in sorted(inside):
         node = nodes[place]
@@ -164,7 +166,7 @@ def _find_node(graph: BaseGraph, site: Site) -> int:
     here = [
         (place, node)
         for place, node in enumerate(graph.model.graph.node)
-        if any(ends_with(path, modules) for path in paths_of(node))
+        if any(ends_with(path, modules) for path in graph.module_paths[place])
     ]
     maps = [place for place, node in here if node.op_type in _MAPS and _has_weight(graph, node)]
     if len(maps) == 1:
@@ -269,7 +271,7 @@ def _added_bias(graph: BaseGraph, place: int, width: int) -> tuple[str, int, int
         return None
     if graph.tensors.entry(add.input[which]).size != width:
         return None
-    return (add.input[which], readers[0], which) if paths_of(add) & paths_of(nodes[place]) else None
+    return (add.input[which], readers[0], which) if graph.module_paths[readers[0]] & graph.module_paths[place] else None
 
 
 def _check_bias(graph: BaseGraph, site: Site, bias: tuple[str, int, int] | None, output: str, what: str) -> None:

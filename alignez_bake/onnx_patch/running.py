@@ -108,6 +108,8 @@ class Watched:
         options.log_severity_level = 4  # its errors are raised
         # Exporters give one name to axes that are not the same length, by which buffers would be shared.
         options.enable_mem_reuse = False
+        # Packed weights are a second copy of all of them, which four short runs do not pay for.
+        options.add_session_config_entry("session.disable_prepacking", "1")
         # The graph is given as bytes, since the file has not these outputs.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.parent.resolve())

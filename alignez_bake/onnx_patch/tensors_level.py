@@ -12,20 +12,22 @@ from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, lowest_share, 
 from alignez_bake.lowering.fold import delivery
 from alignez_bake.onnx_graph.initialisers import open_graph
 from alignez_bake.onnx_patch.base_graph import INSERTED, data_files
+from alignez_bake.onnx_patch.delivered import DeliverySums
 from alignez_bake.onnx_patch.fold_site import folded_site
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from alignez_bake.certificate.verdict import Level, Verdict
-    from alignez_bake.lowering.fold import Delivery, FoldedTensor
+    from alignez_bake.lowering.fold import Delivery
     from alignez_bake.onnx_graph.initialisers import GraphTensors
     from alignez_bake.onnx_patch.base_graph import BaseGraph
     from alignez_bake.onnx_patch.decisions import SitePatch
+    from alignez_bake.onnx_patch.fold_site import FoldedWeight
     from alignez_bake.progress import Progress
-
-    Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -117,18 +119,19 @@ class _Comparison:
     def check_site(self, patch: SitePatch) -> None:
         """The folded tensors of one site; of an inserted one nothing is folded, and running it tells."""
         graph_map = patch.graph_map
-        before = self.base.model.graph.node[graph_map.place]
         self.may_differ |= {("input", graph_map.place), ("output", graph_map.place)}
         if graph_map.bias_place is not None:
             self.may_differ |= {("input", graph_map.bias_place), ("output", graph_map.bias_place)}
         if not patch.folds:
             return
         folded = folded_site(self.base, patch)
-        names = self._names_at(patch)
-        reads_in_out = before.op_type == "MatMul" or not any(a.name == "transB" and a.i for a in before.attribute)
-        self._compare(patch, folded.weight, names[0], transposed=reads_in_out)
-        if folded.bias is not None:
-            self._compare(patch, folded.bias, names[1], transposed=False)
+        weight, bias = self._names_at(patch)
+        if self._is_there(patch, weight):
+            self._compare_weight(patch, folded.weight, weight)
+        if folded.bias is not None and self._is_there(patch, bias):
+            stored = self.stored.read(bias).reshape(-1)
+            equal = _same_values(stored, folded.bias.rounded(patch.graph_map.dtype))
+            self._note(patch, bias, delivery(folded.bias, stored) if equal else None)
 
     def _names_at(self, patch: SitePatch) -> tuple[str, str]:
         """The initialisers that the patched graph has as weight and as bias of a site."""
@@ -143,22 +146,31 @@ class _Comparison:
             node = last if place == graph_map.place else self.by_name[nodes[graph_map.place].output[0]]
         return node.input[1], bias
 
-    def _compare(self, patch: SitePatch, tensor: FoldedTensor, name: str, *, transposed: bool) -> None:
+    def _is_there(self, patch: SitePatch, name: str) -> bool:
         if name not in self.stored:
             self.reasons.append(f"{patch.site}: {name or 'its bias'} is not in the graph")
-            return
+        return name in self.stored
+
+    def _compare_weight(self, patch: SitePatch, weight: FoldedWeight, name: str) -> None:
+        stored, dtype = self.stored.read(name), patch.graph_map.dtype
+        equal, sums = stored.shape == weight.base.shape, DeliverySums(weight)
+        for part, block in weight.blocks() if equal else ():
+            equal &= _same_values(stored[part], block.rounded(dtype))
+            sums.add(block, stored[part])
+        self._note(patch, name, sums.result() if equal else None)
+
+    def _note(self, patch: SitePatch, name: str, figures: Delivery | None) -> None:
+        """Keep the figures of a tensor; None: it is not what it should be."""
         self.edited.add(name)
-        found = self.stored.read(name)
-        found = found.T if transposed else found.reshape(tensor.exact.shape)
-        expected = tensor.rounded(patch.graph_map.dtype)
-        if found.dtype != expected.dtype or found.shape != expected.shape or not np.array_equal(found, expected):
-            self.reasons.append(f"{patch.site}: {name} is not the formula's, rounded once to {patch.graph_map.dtype}")
-        figures = delivery(tensor, found)
+        dtype = patch.graph_map.dtype
+        if figures is None:
+            self.reasons.append(f"{patch.site}: {name} is not the formula's, rounded once to {dtype}")
+            return
         self.deliveries.append(figures)
         if figures.share is not None and figures.share < MIN_DELIVERED_SHARE:
             self.reasons.append(
-                f"{patch.site}: rounding to {patch.graph_map.dtype} leaves {figures.share:.2f} of the edit in {name}, "
-                f"below {MIN_DELIVERED_SHARE}: use a larger strength, or a graph of float32"
+                f"{patch.site}: rounding to {dtype} leaves {figures.share:.2f} of the edit in {name}, below "
+                f"{MIN_DELIVERED_SHARE}: use a larger strength, or a graph of float32"
             )
 
     def check_nodes(self) -> None:
@@ -212,6 +224,10 @@ class _Comparison:
             if not shared and self.base.tensors.read_bytes(name) != self.stored.read_bytes(name):
                 self.reasons.append(f"{name} is not edited, and not what it was in the base")
             self.untouched += 1
+
+
+def _same_values(found: NDArray[Any], expected: NDArray[Any]) -> bool:
+    return found.dtype == expected.dtype and bool(np.array_equal(found, expected))
 
 
 def _same_file(first: Path, second: Path) -> bool:
