@@ -27,14 +27,21 @@ def stated_stop_ids(files: SideFiles, tokenizer: TextTokenizer, named: Mapping[s
     Raises:
         BadInputError: `eos_token_id` is neither a number nor a list of numbers.
     """
-    ids: set[int] = set()
+    eos = tokenizer.id_of(named["eos_token"]) if "eos_token" in named else None
+    return configured_stop_ids(files) | (frozenset() if eos is None else {eos})
+
+
+def configured_stop_ids(files: SideFiles) -> frozenset[int]:
+    """`eos_token_id` of generation_config.json, else of config.json; may be empty.
+
+    Raises:
+        BadInputError: it is neither a number nor a list of numbers.
+    """
     for name in ("generation_config.json", "config.json"):
         stated = files.settings(name).get("eos_token_id")
         if stated is not None:
-            ids.update(_ids(stated, str(files.folder / name)))
-            break
-    eos = tokenizer.id_of(named["eos_token"]) if "eos_token" in named else None
-    return frozenset(ids if eos is None else {*ids, eos})
+            return frozenset(_ids(stated, str(files.folder / name)))
+    return frozenset()
 
 
 def in_vocabulary(ids: Iterable[int], vocabulary: int | None) -> frozenset[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.runtime.escaping import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
 
     from alignez_bake.runtime.side_files import SideFiles
@@ -24,9 +25,11 @@ class TextTokenizer:
 
     Attributes:
         core: a `tokenizers.Tokenizer`, which has no stubs.
+        place: its file, for messages.
     """
 
     core: Any
+    place: str
 
     def encode(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """Ids of a text.
@@ -34,13 +37,22 @@ class TextTokenizer:
         Args:
             text: any; special tokens that are written out in it become what they stand for.
             special_tokens: whether the tokenizer adds those that it puts before and behind a text.
+
+        Raises:
+            BadInputError: the file is so damaged that it fails at this text.
         """
-        ids: list[int] = self.core.encode(text, add_special_tokens=special_tokens).ids
+        with _failures(f"{self.place} cannot encode a text"):
+            ids: list[int] = self.core.encode(text, add_special_tokens=special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
-        text: str = self.core.decode(list(ids), skip_special_tokens=True)
+        """Text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            BadInputError: the file is so damaged that it fails at these ids.
+        """
+        with _failures(f"{self.place} cannot decode tokens"):
+            text: str = self.core.decode(list(ids), skip_special_tokens=True)
         return text
 
     def id_of(self, token: str) -> int | None:
@@ -75,14 +87,25 @@ def load_tokenizer(files: SideFiles, settings: TokenizerSettings) -> TextTokeniz
             "AutoTokenizer.from_pretrained(BASE).save_pretrained(OUT)"
         )
     package = _package()
-    try:
+    with _failures(f"{path} is no tokenizer"):
         core = package.Tokenizer.from_buffer(data)
-    except Exception as error:  # the package raises nothing narrower
-        raise BadInputError(f"{path} is no tokenizer ({shown(str(error))}): copy it again") from error
-    core.no_truncation()
-    core.no_padding()
-    _add_tokens(package, core, settings, str(path))
-    return TextTokenizer(core)
+        core.no_truncation()
+        core.no_padding()
+        _add_tokens(package, core, settings, str(path))
+    return TextTokenizer(core, str(path))
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """The package raises nothing narrower than Exception, and where Rust panics a class that is not even one."""
+    try:
+        yield
+    except BadInputError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BadInputError(f"{what} ({shown(str(error))}): copy tokenizer.json again") from error
 
 
 def _package() -> ModuleType:

@@ -15,7 +15,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 @pytest.fixture(params=KINDS, scope="module")
 def tokenizer(request):
-    return TextTokenizer(KINDS[request.param]())
+    return TextTokenizer(KINDS[request.param](), "m")
 
 
 def pieces(tokenizer, ids):
@@ -45,14 +45,14 @@ def test_any_tokens_give_the_text_of_all(tokenizer, seed):
 
 
 def test_a_character_is_given_with_its_last_byte():
-    tokenizer = TextTokenizer(byte_level())
+    tokenizer = TextTokenizer(byte_level(), "m")
     ids = tokenizer.encode("a👩b", special_tokens=False)
     assert len(ids) == 6
     assert pieces(tokenizer, ids) == ["a", "", "", "", "👩", "b", ""]
 
 
 def test_byte_tokens_wait_for_the_end_of_their_run():
-    tokenizer = TextTokenizer(byte_fallback())
+    tokenizer = TextTokenizer(byte_fallback(), "m")
     ids = tokenizer.encode("the 日 the", special_tokens=False)
     assert [len(tokenizer.core.id_to_token(token)) for token in ids[2:5]] == [6, 6, 6]
     assert pieces(tokenizer, ids) == ["the", " ", "", "", "", "日 the", ""]
@@ -60,7 +60,7 @@ def test_byte_tokens_wait_for_the_end_of_their_run():
 
 def test_a_run_of_bytes_that_breaks_off_takes_back_nothing():
     """The decoder makes U+FFFD of the whole run, of its first letter too."""
-    tokenizer = TextTokenizer(byte_fallback())
+    tokenizer = TextTokenizer(byte_fallback(), "m")
     ids = [tokenizer.id_of(token) for token in ("▁the", "<0x41>", "<0xE2>")]
     assert tokenizer.decode(ids[:2]) == "theA"
     assert tokenizer.decode(ids) == "the" + 2 * REPLACEMENT
@@ -68,14 +68,14 @@ def test_a_run_of_bytes_that_breaks_off_takes_back_nothing():
 
 
 def test_the_space_of_a_word_comes_with_it():
-    tokenizer = TextTokenizer(byte_fallback())
+    tokenizer = TextTokenizer(byte_fallback(), "m")
     ids = tokenizer.encode("the and the", special_tokens=False)
     assert tokenizer.decode(ids[1:2]) == "and"  # alone it has none
     assert pieces(tokenizer, ids) == ["the", " and", " the", ""]
 
 
 def test_a_long_answer_is_not_decoded_from_its_beginning(monkeypatch):
-    tokenizer = TextTokenizer(byte_level())
+    tokenizer = TextTokenizer(byte_level(), "m")
     seen = []
     real = TextTokenizer.decode
     monkeypatch.setattr(TextTokenizer, "decode", lambda self, ids: seen.append(len(ids)) or real(self, ids))

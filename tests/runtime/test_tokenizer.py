@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -110,6 +111,38 @@ def test_a_damaged_tokenizer_is_refused(tmp_path, data):
     (tmp_path / "tokenizer.json").write_bytes(data)
     with pytest.raises(BadInputError, match=r"tokenizer\.json is no tokenizer"):
         loaded(tmp_path)
+
+
+def damaged(folder, change):
+    data = json.loads(byte_level().to_str())
+    change(data)
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    return folder
+
+
+def test_a_file_that_makes_the_package_panic_is_refused(tmp_path):
+    """Rust's panics are no Exception, and would be a traceback."""
+    with pytest.raises(BadInputError, match=r"tokenizer\.json is no tokenizer \('range end index"):
+        loaded(damaged(tmp_path, lambda data: data["model"].update(continuing_subword_prefix="▁" * 6)))
+
+
+def test_a_file_that_fails_at_a_text_is_refused_there(tmp_path):
+    tokenizer = loaded(damaged(tmp_path, lambda data: data["post_processor"].update(special_tokens={})))
+    assert tokenizer.encode("the", special_tokens=False)
+    with pytest.raises(BadInputError, match=r"tokenizer\.json cannot encode a text \('no entry found"):
+        tokenizer.encode("the")
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_is_no_damage(tmp_path, monkeypatch, interrupt):
+    tokenizer = loaded(save_tokenizer(byte_level(), tmp_path))
+
+    class Interrupted:
+        def decode(self, *_, **__):
+            raise interrupt
+
+    with pytest.raises(interrupt):
+        dataclasses.replace(tokenizer, core=Interrupted()).decode([1])
 
 
 @pytest.mark.parametrize(
