@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,15 +22,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def baked_checkpoint(
-    base: ModelFolder, lowering: Lowering, beside: Path, *, dtype: str | None, progress: Progress
+    base: ModelFolder, lowering: Lowering, place: Path | None, *, dtype: str | None, progress: Progress
 ) -> Iterator[Path]:
     """The checkpoint of a lowering, in a temporary folder that goes with the context.
 
     Args:
         base: the base model.
         lowering: the way of every edit, none of them refused.
-        beside: the folder is made here, where a result of its size has room; in the system's place for temporary files
-            if nothing can be written here.
+        place: the folder is made here; None: in the system's place for temporary files.
         dtype: of all float tensors; the stored dtypes unless given.
         progress: counts tensors.
 
@@ -41,7 +39,6 @@ def baked_checkpoint(
     Raises:
         BadInputError: as `CheckpointExporter.export`.
     """
-    place = beside if os.access(beside, os.W_OK) else None
     with TemporaryDirectory(prefix=".checkpoint-", dir=place) as name:
         folder = Path(name)
         (folder / OURS).mkdir()

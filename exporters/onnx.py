@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from alignez_bake.exporters.base_files import DTYPE_KEYS
 from alignez_bake.exporters.checkpoint import CheckpointExporter
+from alignez_bake.exporters.dtype import check_dtype
+from alignez_bake.exporters.protocol import ExportSettings
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignez_bake.exporters.onnx_result import GraphResult
-    from alignez_bake.exporters.protocol import Exported, ExportSettings, Option
+    from alignez_bake.exporters.protocol import Exported, Option
 
     from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.edit import Edit
@@ -84,9 +86,9 @@ class OnnxExporter:
 
     def certify_tensors(self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> LevelCertificate:
         """The graph's initialisers against the baked model's tensors."""
-        from alignez_bake.certificate.graph_tensors import certify_graph_tensors  # noqa: PLC0415 - needs onnx
+        from alignez_bake.exporters.onnx_certificate import certify_graph_folder  # noqa: PLC0415 - needs onnx
 
-        return certify_graph_tensors(base, lowering, out / GRAPH_FILE, dtype=_recorded_dtype(out), progress=progress)
+        return certify_graph_folder(base, lowering, out, recorded_settings(out), progress)
 
     def reload(
         self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
@@ -99,9 +101,8 @@ class OnnxExporter:
         from alignez_bake.exporters.onnx_result import GraphResult, providers_for  # noqa: PLC0415 - imports torch
 
         providers_for(device)
-        return GraphResult(
-            out / GRAPH_FILE, base, lowering, _recorded_dtype(out), device, trust_remote_code=trust_remote_code
-        )
+        settings = recorded_settings(out)
+        return GraphResult(out / GRAPH_FILE, base, lowering, settings, device, trust_remote_code=trust_remote_code)
 
 
 def _check_dtype(base: ModelFolder, settings: ExportSettings) -> None:
@@ -120,6 +121,16 @@ def _check_dtype(base: ModelFolder, settings: ExportSettings) -> None:
         )
 
 
-def _recorded_dtype(out: Path) -> str | None:
-    dtype = read_record(out).get("dtype")
-    return dtype if isinstance(dtype, str) else None
+def recorded_settings(out: Path) -> ExportSettings:
+    """What a result was made with, as its record says.
+
+    Raises:
+        BadInputError: no record, or one with settings that there are not.
+    """
+    record = read_record(out)
+    options = record.get("options", {})
+    kinds = {"opset": int, "external_data": bool, "optimise": bool, "weight_bits": int}
+    if not isinstance(options, dict) or any(type(value) is not kinds.get(name) for name, value in options.items()):
+        raise BadInputError(f"the record of {out} has options that --as onnx does not know: {options!r}")
+    dtype = record.get("dtype")
+    return ExportSettings(check_dtype(dtype if isinstance(dtype, str) else None), **options)

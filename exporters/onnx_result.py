@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
+from alignez_bake.exporters.onnx_reference import graph_before_quantisation
+from alignez_bake.exporters.output_folder import scratch_place
 
 from alignez_bake.certificate.graph import certify_graph
 from alignez_bake.errors import BadInputError
@@ -15,11 +18,14 @@ from alignez_bake.progress import NoProgress
 from alignez_bake.runtime.choose import Sampling
 from alignez_bake.runtime.generate import generate
 from alignez_bake.runtime.session import open_session
+from alignez_bake.runtime.side_files import SideFiles
+from alignez_bake.runtime.special_ids import configured_stop_ids, in_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from alignez_bake.exporters.protocol import ExportSettings
     from transformers import PreTrainedTokenizerBase
 
     from alignez_bake.certificate.graph import GraphCertificate
@@ -51,7 +57,7 @@ class GraphResult:
         graph: the `.onnx` file.
         base: the base model.
         lowering: the edits that were baked, and how.
-        dtype: of the baked model, as `ExportSettings.dtype`.
+        settings: what it was made with.
         device: where graph and models run.
         trust_remote_code: passed to transformers' loader of the base.
     """
@@ -59,7 +65,7 @@ class GraphResult:
     graph: Path
     base: ModelFolder
     lowering: Lowering
-    dtype: str | None
+    settings: ExportSettings
     device: str
     trust_remote_code: bool
 
@@ -69,17 +75,27 @@ class GraphResult:
         return open_session(self.graph, providers_for(self.device))
 
     def certify(self, progress: Progress) -> GraphCertificate:
-        """The graph against the baked and the hooked model; errors as `certify_graph`."""
-        session = self.session
-        beside = self.graph.parent.parent
-        with baked_checkpoint(self.base, self.lowering, beside, dtype=self.dtype, progress=progress) as folder:
+        """The graph against the baked and the hooked model; errors as `certify_graph`.
+
+        Of quantised weights, the graph that they were made of meets the exact bounds, and is what they are compared
+        with: it is made again.
+        """
+        out, dtype = self.graph.parent, self.settings.dtype
+        with ExitStack() as stack:
+            reference = None
+            if self.settings.weight_bits is not None:
+                source = graph_before_quantisation(self.base, self.lowering, out, self.settings, progress)
+                reference = open_session(stack.enter_context(source), providers_for(self.device))
+            checkpoint = baked_checkpoint(self.base, self.lowering, scratch_place(out), dtype=dtype, progress=progress)
+            folder = stack.enter_context(checkpoint)
             return certify_graph(
                 self.base,
                 self.lowering,
-                session,
+                self.session,
                 load_baked(self.base, self.lowering, folder, device=self.device),
                 device=self.device,
                 trust_remote_code=self.trust_remote_code,
+                reference=reference,
                 progress=progress,
             )
 
@@ -140,5 +156,10 @@ class GraphAnswering:
         return answers
 
     @cached_property
-    def _stop_ids(self) -> list[int]:
-        return []
+    def _stop_ids(self) -> frozenset[int]:
+        """As `LanguageModel.eos_ids`: those of the configs, and the tokenizer's own."""
+        eos = self.tokenizer.eos_token_id
+        ids = configured_stop_ids(SideFiles(self.session.path.parent, self.session.path)) | (
+            frozenset() if eos is None else {int(eos)}
+        )
+        return in_vocabulary(ids, self.session.signature.vocabulary)

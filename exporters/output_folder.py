@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OURS = "alignez"
 """The one subfolder of a result that holds all that is ours."""
+_STAGING = (".", ".partial")
 
 
 def check_output(out: Path, base: Path) -> None:
@@ -51,7 +52,17 @@ def check_output(out: Path, base: Path) -> None:
 
 
 def _staging_path(out: Path) -> Path:
-    return out.with_name(f".{out.name}.partial")
+    return out.with_name(f"{_STAGING[0]}{out.name}{_STAGING[1]}")
+
+
+def scratch_place(out: Path) -> Path | None:
+    """Where a check of `out` may make files for a while; None: in the system's place for temporary files.
+
+    A folder that is being written takes them itself: there is room beside its own files, and what a killed run leaves
+    goes with it. A finished result may lie where nothing can be written, and nothing should.
+    """
+    staged = out.name.startswith(_STAGING[0]) and out.name.endswith(_STAGING[1])
+    return out if staged else None
 
 
 def failed_path(out: Path) -> Path:

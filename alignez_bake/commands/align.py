@@ -186,7 +186,9 @@ def align(
     base = open_model_folder(folder)
     check_output(out, folder)
     exporter = exporter_named(artefact)
-    export_settings = ExportSettings(check_dtype(dtype), str(model), opset, external_data, optimise, weight_bits, device)
+    export_settings = ExportSettings(
+        check_dtype(dtype), str(model), opset, external_data, optimise, weight_bits, runs_on=device
+    )
     export_settings.check_options(exporter.name, exporter.options)
     code = trust_remote_code or not exporter.inserts_need_code
     settings = check_fit(

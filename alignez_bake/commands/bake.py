@@ -147,7 +147,9 @@ def bake(
     exporter = exporter_named(artefact)
     verify = checked_level(exporter, verify)
     runs_on = device if verify == "forward" else None
-    settings = ExportSettings(check_dtype(dtype), str(model), opset, external_data, optimise, weight_bits, runs_on)
+    settings = ExportSettings(
+        check_dtype(dtype), str(model), opset, external_data, optimise, weight_bits, runs_on=runs_on
+    )
     settings.check_options(exporter.name, exporter.options)
     code = trust_remote_code or not exporter.inserts_need_code
 
