@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -28,11 +29,18 @@ class BiasSwitch(NamedTuple):
         entry: its name.
         default: what an absent entry means.
         modules: the maps below a decoder layer whose biases it switches.
+        optional: those of them that a model lacks where an entry of config.json is null, each with the entry's name.
     """
 
     entry: str
     default: bool
     modules: tuple[str, ...]
+    optional: Mapping[str, str] = MappingProxyType({})
+
+    def modules_of(self, config: Mapping[str, Any]) -> tuple[str, ...]:
+        """The maps that a model with this config has."""
+        lacking = {module for module, entry in self.optional.items() if entry in config and config[entry] is None}
+        return tuple(module for module in self.modules if module not in lacking)
 
 
 class DefaultedEntry(NamedTuple):
@@ -151,9 +159,7 @@ def places_of(model_type: str) -> Places | None:
 def _read_places(model_type: str) -> Places:
     text = resources.files(_DATA_PACKAGE).joinpath(f"{model_type}.json").read_text(encoding="utf-8")
     data = json.loads(text)
-    switches = tuple(
-        BiasSwitch(switch["entry"], switch["default"], tuple(switch["modules"])) for switch in data.pop("switches")
-    )
+    switches = tuple(BiasSwitch(**{**switch, "modules": tuple(switch["modules"])}) for switch in data.pop("switches"))
     mlp, equivalent = data.pop("mlp", None), data.pop("equivalent", None)
     return Places(
         switches=switches,

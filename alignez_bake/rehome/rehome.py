@@ -148,7 +148,7 @@ def _missing_biases(base: ModelFolder, switches: Iterable[BiasSwitch]) -> dict[s
     """The zero biases that switches demand and the base lacks; each lies with its weight, in its dtype."""
     new = {}
     for layer in range(base.num_layers):
-        for module in (module for switch in switches for module in switch.modules):
+        for module in (module for switch in switches for module in switch.modules_of(base.config)):
             parameter = f"{base.architecture.layer_path(layer)}.{module}.weight"
             weight = resolve_key(base.tensors, parameter, base.architecture.base_model_prefix)
             bias = f"{weight.removesuffix('weight')}bias"
@@ -163,7 +163,7 @@ def _idle_bias(base: ModelFolder, off: Iterable[BiasSwitch]) -> str | None:
     """A bias in the files that is switched off, and so means nothing; None if there is none."""
     architecture = base.architecture
     for layer in range(base.num_layers):
-        for module in (module for switch in off for module in switch.modules):
+        for module in (module for switch in off for module in switch.modules_of(base.config)):
             name = f"{architecture.layer_path(layer)}.{module}.bias"
             for key in (name, name.removeprefix(f"{architecture.base_model_prefix}.")):
                 if key in base.tensors:
