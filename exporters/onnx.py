@@ -18,6 +18,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
 from alignez_bake.onnx_export.opsets import NEWEST_OPSET, OLDEST_OPSET
 from alignez_bake.report.record import read_record
+from alignez_bake.runtime.dtypes import supported_dtypes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +66,7 @@ class OnnxExporter:
                 f"--as {self.name} needs packages that are not installed ({', '.join(missing)}): pip install "
                 "'alignez-bake[onnx,cpu]', or 'alignez-bake[onnx,gpu]' on a machine with CUDA"
             )
-        _check_dtype(base, settings)
+        _check_runs(base, settings)
         if settings.opset is not None and not OLDEST_OPSET <= settings.opset <= NEWEST_OPSET:
             raise BadInputError(f"--opset {settings.opset} cannot be written: use {OLDEST_OPSET} to {NEWEST_OPSET}")
         CheckpointExporter().check(base, lowering, settings)
@@ -98,27 +99,44 @@ class OnnxExporter:
         Raises:
             BadInputError: a device that ONNX Runtime has no provider for.
         """
-        from alignez_bake.exporters.onnx_result import GraphResult, providers_for  # noqa: PLC0415 - imports torch
+        from alignez_bake.exporters.onnx_result import GraphResult  # noqa: PLC0415 - imports torch
 
         providers_for(device)
         settings = recorded_settings(out)
         return GraphResult(out / GRAPH_FILE, base, lowering, settings, device, trust_remote_code=trust_remote_code)
 
 
-def _check_dtype(base: ModelFolder, settings: ExportSettings) -> None:
-    """Refuse what could not be verified: ONNX Runtime's CPU provider has no kernels for bfloat16.
+def _check_runs(base: ModelFolder, settings: ExportSettings) -> None:
+    """Refuse what could not be verified, before the long work: a device or a dtype that ONNX Runtime does not have.
 
     Raises:
-        BadInputError: a bfloat16 graph that is to run on the CPU.
+        BadInputError: such a device, or such a dtype on it.
     """
-    stored = next((base.config[key] for key in DTYPE_KEYS if base.config.get(key) is not None), None)
-    dtype = settings.dtype or stored
-    if dtype == "bfloat16" and settings.runs_on is not None and settings.runs_on.partition(":")[0] == "cpu":
-        whose = "as the base has" if settings.dtype is None else "as --dtype asks for"
+    if settings.runs_on is None:
+        return
+    stored = next((base.config[key] for key in DTYPE_KEYS if base.config.get(key) is not None), "float32")
+    provider, dtype = providers_for(settings.runs_on)[0], settings.dtype or str(stored)
+    known = supported_dtypes(provider)
+    if known is not None and dtype not in known:
+        whose = "the base's own" if settings.dtype is None else f"--dtype {dtype}"
         raise BadInputError(
-            f"a graph in bfloat16, {whose}, cannot be verified on the CPU, where ONNX Runtime does not compute in it: "
-            "use --dtype float32 or float16, or --device cuda; --verify tensors writes it without running it"
+            f"a graph in {dtype} ({whose}) cannot be verified: ONNX Runtime's {provider} provider computes in "
+            f"{', '.join(known)}: use --dtype with one of them, or --device cuda; --verify tensors writes it unrun"
         )
+
+
+def providers_for(device: str) -> tuple[str, ...]:
+    """ONNX Runtime's providers for a device by its name in torch; the CPU takes what CUDA has no kernel for.
+
+    Raises:
+        BadInputError: a device without a provider.
+    """
+    kind = device.partition(":")[0]
+    if kind == "cpu":
+        return ("cpu",)
+    if kind == "cuda":
+        return (device, "cpu")
+    raise BadInputError(f"--device {device}: graphs run on cpu or cuda here")
 
 
 def recorded_settings(out: Path) -> ExportSettings:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
+from alignez_bake.exporters.onnx import providers_for
 from alignez_bake.exporters.onnx_reference import graph_before_quantisation
 from alignez_bake.exporters.output_folder import scratch_place
 
@@ -33,20 +34,6 @@ if TYPE_CHECKING:
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
     from alignez_bake.runtime.session import OnnxModel
-
-
-def providers_for(device: str) -> tuple[str, ...]:
-    """ONNX Runtime's providers for a device by its name in torch; the CPU takes what CUDA has no kernel for.
-
-    Raises:
-        BadInputError: a device without a provider.
-    """
-    kind = device.partition(":")[0]
-    if kind == "cpu":
-        return ("cpu",)
-    if kind == "cuda":
-        return (device, "cpu")
-    raise BadInputError(f"--device {device}: graphs run on cpu or cuda here")
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,11 @@ def loading(name: str, base_name: str, artefact: str, *, needs_code: bool, revis
                 f"tokenizer = AutoTokenizer.from_pretrained({folder})",
                 "",
                 "# or without torch and transformers",
-                "from alignez_bake.runtime import open_folder",
+                "from pathlib import Path",
                 "",
-                f'answer = open_folder({folder}, ["cuda", "cpu"]).answer(["..."], max_new_tokens=60)',
+                "from alignez_bake.runtime.text import open_folder",
+                "",
+                f'answers = open_folder(Path({folder}), ["cuda", "cpu"]).answer(["..."], max_new_tokens=60)',
             )
         case "onnx-genai":
             return _python(

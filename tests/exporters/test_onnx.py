@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from alignez_bake.commands.compare import compare
 from alignez_bake.commands.verify import verify
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from tests.baking import contents, nothing_written, plan_for
+from tests.baking import nothing_written, plan_for
 from tests.commands.small_bakes import config_of, edits_at, routes, small_base
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ def llama(tmp_path_factory) -> Path:
 def folded(llama, tmp_path_factory):
     """Base, and the result with all edits in its weights. Never write into it."""
     return bake(llama, plan_for(llama), tmp_path_factory.mktemp("onnx") / "out", artefact="onnx")
+
+
+def copied(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
 
 
 def check_figures(result) -> None:
@@ -116,7 +122,7 @@ def test_half_precision(llama, tmp_path):
 
 def test_bfloat16_is_refused_where_nothing_runs_it(tmp_path):
     base = small_base("llama", tmp_path / "base", dtype=torch.bfloat16)
-    with nothing_written(tmp_path), pytest.raises(BadInputError, match="--dtype float32 or float16, or --device cuda"):
+    with nothing_written(tmp_path), pytest.raises(BadInputError, match="bfloat16 .the base's own. cannot be verified"):
         bake(base, plan_for(base), tmp_path / "out", artefact="onnx")
     result = bake(base, plan_for(base), tmp_path / "out", artefact="onnx", verify="tensors")
     assert [level.level for level in result.levels] == ["tensors"]
@@ -129,6 +135,62 @@ def test_weights_beside_the_graph(llama, tmp_path):
     assert json.loads((tmp_path / "out" / "alignez" / "alignez.json").read_text())["options"] == {"external_data": True}
 
 
+WIDE = {"hidden_size": 128, "intermediate_size": 160, "head_dim": 32, "num_attention_heads": 4}
+
+
+def test_fused_operators(llama, tmp_path):
+    plan = plan_for(llama)
+    result = bake(llama, plan, tmp_path / "out", artefact="onnx", optimise=True)
+    check_figures(result)
+    assert "fused operators: " in result.notes[0]
+    operators = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
+    assert {"Attention", "RotaryEmbedding"} <= operators
+    check_figures(verify(tmp_path / "out", llama))
+
+
+def test_weights_of_few_bits(tmp_path):
+    """The graph before quantisation is exact; what quantisation does is stated, and smaller than the edit."""
+    base = small_base("llama", tmp_path / "base", overrides=WIDE)
+    result = bake(base, plan_for(base), tmp_path / "out", artefact="onnx", weight_bits=8)
+    check_figures(result)
+    tensors, forward = (level.to_json() for level in result.levels)
+    assert tensors["quantised"]["tensors"]
+    assert all(0 < entry["of_bound"] <= 1 for entry in tensors["quantised"]["tensors"])
+    for entry in forward["quantised"]["comparisons"]:
+        assert 0 < entry["error_to_exact_graph"] < entry["moved"]
+    assert not list(tmp_path.glob("out/.*"))
+    check_figures(verify(tmp_path / "out", base))
+
+    graph = onnx.load(tmp_path / "out" / "model.onnx")
+    packed = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("_Q8"))
+    values = onnx.numpy_helper.to_array(packed).copy()
+    values.flat[0] ^= 8
+    packed.CopyFrom(onnx.numpy_helper.from_array(values, packed.name))
+    (tmp_path / "out" / "model.onnx_data").unlink()
+    onnx.save(graph, tmp_path / "out" / "model.onnx")
+    damaged = verify(tmp_path / "out", base)
+    assert damaged.verdict == "failed"
+    assert "times as far from the source as 8 bits allow" in damaged.reasons[0]
+
+
+def test_a_changed_file_beside_the_graph_fails(folded, llama, tmp_path):
+    out = copied(folded.path, tmp_path / "out")
+    config = config_of(out)
+    (out / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    result = verify(out, llama)
+    assert result.verdict == "failed"
+    assert result.reasons == ("config.json is not the file that belongs to this graph",)
+
+
+def test_options_of_a_record_that_nobody_wrote_are_refused(folded, llama, tmp_path):
+    out = copied(folded.path, tmp_path / "out")
+    record = out / "alignez" / "alignez.json"
+    for options in ({"weight_bits": "4"}, {"shell": True}, []):
+        record.write_text(json.dumps({**json.loads(record.read_text()), "options": options}))
+        with pytest.raises(BadInputError, match="has options that --as onnx does not know"):
+            verify(out, llama)
+
+
 @pytest.mark.parametrize("artefact", ["checkpoint", "adapter", "gguf", "edits"])
 @pytest.mark.parametrize("option", [{"external_data": True}, {"optimise": True}, {"weight_bits": 4}])
 def test_flags_of_graphs_are_refused_elsewhere(artefact, option, llama, tmp_path):
@@ -137,11 +199,7 @@ def test_flags_of_graphs_are_refused_elsewhere(artefact, option, llama, tmp_path
 
 
 def test_a_changed_weight_in_the_graph_fails(folded, llama, tmp_path):
-    out = tmp_path / "out"
-    for name, data in contents(folded.path).items():
-        if data is not None:
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes(data)
+    out = copied(folded.path, tmp_path / "out")
     model = onnx.load(out / "model.onnx")
     largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
     values = onnx.numpy_helper.to_array(largest).copy()
