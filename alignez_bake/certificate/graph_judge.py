@@ -115,10 +115,11 @@ def doubts(comparisons: Sequence[GraphComparison], dtype: str) -> list[str]:
         for entry in comparisons
         if 2 * entry.left_out > entry.prompts
     ]
-    if any(_moves_too_little(entry) for entry in comparisons):
-        noise = "" if comparisons[0].bound_to_baked_model is not None else f" or the noise of {dtype}"
+    still = [entry for entry in comparisons if entry.left_out < entry.prompts and _moves_too_little(entry)]
+    if still:
+        noise = "" if still[0].bound_to_baked_model is not None else f" or the noise of {dtype}"
         found.append(
-            f"the edit moves the logits by {min(entry.moved for entry in comparisons):.2e} only, less than {MARGIN} "
+            f"the edit moves the logits by {min(entry.moved for entry in still):.2e} only, less than {MARGIN} "
             f"tolerances{noise}, so agreement shows nothing; use a larger strength"
         )
     return found

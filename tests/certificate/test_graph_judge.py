@@ -59,7 +59,7 @@ def measured(hooked=1e-6, baked=1e-6, *, moved=0.5, noise=None, tied=()):
         ({"hooked": [1e-3, 1e-6, 1e-6, 1e-6], "tied": (1, 2, 3)}, 1, 0),
         ({"hooked": [1e-3, 1e-3, 1e-6, 1e-6], "tied": (0, 1)}, 0, 0),
         ({"hooked": [1e-3, 1e-3, 1e-3, 1e-6], "tied": (0, 1, 2)}, 0, 1),
-        ({"hooked": 1e-3, "tied": (0, 1, 2, 3)}, 0, 2),  # nothing is left, and so nothing moves
+        ({"hooked": 1e-3, "tied": (0, 1, 2, 3)}, 0, 1),  # nothing is left
         ({"moved": 9e-3}, 0, 1),
         ({"moved": float("nan")}, 0, 0),  # more than the largest float
         # A flip of the base alone is no effect of the edit: where it is left out, it does not count as one.
