@@ -165,7 +165,7 @@ def _tables(result: AlignResult) -> list[Table | str]:
         filter_table(result.fitted.filters),
         site_table(result.fitted.sites),
         *([] if result.baked.refitted is None else [refit_table(result.baked.refitted)]),
-        decision_table(result.baked.lowering),
+        decision_table(result.baked.lowering.decisions),
         certificate_table(result.baked.levels),
         *notes,
         f"Written to {result.baked.path}.",

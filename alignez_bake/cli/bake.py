@@ -9,8 +9,10 @@ import typer
 
 from alignez_bake.cli import options
 from alignez_bake.cli.choices import check_level, parse_weights, weight_bits
+from alignez_bake.cli.graph_baking import bake_into_graph, check_patch_options
 from alignez_bake.cli.pushing import check_push, show_and_push
 from alignez_bake.cli.shell import resolved_device
+from alignez_bake.errors import BadInputError
 from alignez_bake.progress import RichProgress
 
 if TYPE_CHECKING:
@@ -24,16 +26,30 @@ EXAMPLES: Final = (
     "  alignez-bake bake --model base --edits edits.safetensors --out half --objective helpful=0.5 --verify forward\n"
     "  alignez-bake bake --model base --edits edits.safetensors --out lora --as adapter\n"
     "  alignez-bake bake --model base --edits gated.safetensors --out aligned --trust-remote-code\n"
+    "  alignez-bake bake --model base --edits edits.safetensors --out graph --as onnx --optimize\n"
+    "  alignez-bake bake --base-onnx exported --edits edits.safetensors --out graph\n"
 )
 
 
 def bake_command(
     *,
-    model: options.Model,
     edits: Annotated[
         Path, typer.Option("--edits", metavar="F", help="edits.safetensors, or a folder or USER/REPO that has it.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="OUT", help="Folder to write; must not exist, or be empty.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="BASE",
+            help="The base model: a folder, or USER/REPO[@REVISION] on the hub. Beside --base-onnx it is what the "
+            "graph was made of, and can be left out.",
+        ),
+    ] = None,
+    base_onnx: Annotated[
+        Path | None,
+        typer.Option("--base-onnx", metavar="DIR", help="Bake into this ONNX graph, ours or another tool's."),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option("--objective", metavar="NAME=W,...", help="Dials: how much of each objective's edits to bake."),
@@ -61,6 +77,37 @@ def bake_command(
 ) -> None:
     """Bake edits into a base, and certify the result. No model is run, unless to verify or refit."""
     del yes  # nothing is asked here
+    if base_onnx is not None:
+        given = {
+            "--as": artefact != "checkpoint",
+            "--dtype": dtype is not None,
+            "--opset": opset is not None,
+            "--external-data": external_data,
+            "--optimize": optimize,
+            "--int4": int4,
+            "--int8": int8,
+            "--linearise": linearise,
+            "--refit-block": refit_block,
+        }
+        check_patch_options([option for option, is_given in given.items() if is_given])
+        bake_into_graph(
+            base_onnx,
+            edits,
+            out,
+            model=model,
+            objective=objective,
+            verify=verify,
+            require_fold=require_fold,
+            push=push,
+            device=device,
+            allow_other_base=allow_other_base,
+            seed=seed,
+            dry_run=dry_run,
+            json=json,
+        )
+        return
+    if model is None:
+        raise BadInputError("--model BASE is missing, or --base-onnx DIR (see alignez-bake bake --help)")
     from alignez_bake.commands.bake import bake, checked_level  # noqa: PLC0415 - so that --help is quick
     from alignez_bake.exporters.registry import exporter_named  # noqa: PLC0415 - likewise
 
@@ -96,10 +143,10 @@ def bake_command(
 
         kept = [] if result.refitted is None else [refit_table(result.refitted)]
         if dry_run:
-            return [*kept, decision_table(result.lowering), f"Dry run: nothing was written to {out}."]
+            return [*kept, decision_table(result.lowering.decisions), f"Dry run: nothing was written to {out}."]
         left_out = [f"Left out: {name} ({reason})." for name, reason in result.skipped]
         left_out += [f"Note: {note}." for note in result.notes]
         written = f"Written to {result.path}."
-        return [*kept, decision_table(result.lowering), certificate_table(result.levels), *left_out, written]
+        return [*kept, decision_table(result.lowering.decisions), certificate_table(result.levels), *left_out, written]
 
     show_and_push(result, push, as_json=json, tables=tables, dry_run=dry_run)

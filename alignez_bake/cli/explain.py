@@ -48,7 +48,7 @@ def _tables(result: Explanation) -> list[Table | str]:
     columns = ("site", "edits can read", "map in layer 0", "[d_out, d_in]", "constants fold", "norm after it")
     tables: list[Table | str] = [table(title, columns, (_row(site) for site in result.sites))]
     if result.lowering is not None:
-        tables.append(decision_table(result.lowering))
+        tables.append(decision_table(result.lowering.decisions))
     return tables
 
 

@@ -25,18 +25,15 @@ def intro(artefact: str, base_name: str, model_type: str, edits: int, *, needs_c
             f"This is {base} with {count}, of which those that no weight can hold are small modules, described in one "
             "Python file beside the weights. It needs no hooks, but the flag `trust_remote_code=True`."
         )
-    if artefact == "checkpoint":
-        return (
-            f"This is {base} with {count} folded into its weights. It is an ordinary checkpoint: it needs no hooks, "
-            "no extra code and no flag."
-        )
-    if artefact == "onnx":
-        return (
-            f"This is {base} with {count}, as one ONNX graph: `model.onnx`, which reads the prompt and each token after it "
-            "with a cache. It needs no hooks, no torch and no code of its own."
-        )
-    if artefact == "onnx-genai":
-        return f"This is {base} with {count} folded into its weights, as a model of onnxruntime-genai."
+    models = {
+        "checkpoint": "folded into its weights. It is an ordinary checkpoint: it needs no hooks, no extra code and no "
+        "flag",
+        "onnx": "as one ONNX graph, `model.onnx`, which reads the prompt and each token after it with a cache. It "
+        "needs no hooks, no torch and no code of its own",
+        "onnx-genai": "folded into its weights, as a model of onnxruntime-genai",
+    }
+    if artefact in models:
+        return f"This is {base} with {count} {models[artefact]}."
     kinds = {
         "adapter": "as a LoRA adapter for PEFT",
         "gguf": "as files for llama.cpp that are loaded beside the base",
@@ -83,36 +80,38 @@ def loading(name: str, base_name: str, artefact: str, *, needs_code: bool, revis
                 "Beside the base as GGUF, with those of the two files that are here:",
                 "llama-cli -m base.gguf --lora adapter.gguf --control-vector control_vector.gguf",
             )
-        case "onnx":
-            return _python(
-                note,
-                "from optimum.onnxruntime import ORTModelForCausalLM",
-                "from transformers import AutoTokenizer",
-                "",
-                f"model = ORTModelForCausalLM.from_pretrained({folder})",
-                f"tokenizer = AutoTokenizer.from_pretrained({folder})",
-                "",
-                "# or without torch and transformers",
-                "from pathlib import Path",
-                "",
-                "from alignez_bake.runtime.text import open_folder",
-                "",
-                f'answers = open_folder(Path({folder}), ["cuda", "cpu"]).answer(["..."], max_new_tokens=60)',
-            )
-        case "onnx-genai":
-            return _python(
-                note,
-                "import onnxruntime_genai",
-                "",
-                f"model = onnxruntime_genai.Model({folder})",
-                "tokenizer = onnxruntime_genai.Tokenizer(model)",
-            )
+        case "onnx" | "onnx-genai":
+            return _python(note, *_graph_lines(artefact, folder))
         case "edits":
             pinned = base_name if revision is None else f"{base_name}@{revision}"
             words = ["alignez-bake", "bake", "--model", pinned, "--edits", name, "--out", "aligned"]
             return _shell(note, shlex.join(words))
         case _:
             return f"As files of the kind {code(artefact)} are loaded."
+
+
+def _graph_lines(artefact: str, folder: str) -> list[str]:
+    if artefact == "onnx-genai":
+        return [
+            "import onnxruntime_genai",
+            "",
+            f"model = onnxruntime_genai.Model({folder})",
+            "tokenizer = onnxruntime_genai.Tokenizer(model)",
+        ]
+    return [
+        "from optimum.onnxruntime import ORTModelForCausalLM",
+        "from transformers import AutoTokenizer",
+        "",
+        f"model = ORTModelForCausalLM.from_pretrained({folder})",
+        f"tokenizer = AutoTokenizer.from_pretrained({folder})",
+        "",
+        "# or without torch and transformers",
+        "from pathlib import Path",
+        "",
+        "from alignez_bake.runtime.text import open_folder",
+        "",
+        f'answers = open_folder(Path({folder}), ["cuda", "cpu"]).answer(["..."], max_new_tokens=60)',
+    ]
 
 
 def _python(note: str, *lines: str) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from alignez_bake.certificate.verdict import LevelCertificate
     from alignez_bake.commands.refitting import Refitted
     from alignez_bake.edit import Edit
-    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.lowering.decide import Decision
     from alignez_bake.methods.protocol import SiteReport
     from alignez_bake.preference_pairs.filters import FilterReport
 
@@ -72,10 +72,10 @@ def refit_table(refitted: Refitted) -> Table:
     return table("Edits changed to fold", columns, rows)
 
 
-def decision_table(lowering: Lowering) -> Table:
+def decision_table(decisions: Sequence[Decision]) -> Table:
     """Each route with the sites that take it and the reason; equal ones share a row."""
     grouped: dict[tuple[str, str, str, str], list[Edit]] = {}
-    for decision in lowering.decisions:
+    for decision in decisions:
         key = (decision.route, decision.reason, decision.exactness, decision.cost)
         grouped.setdefault(key, []).append(decision.edit)
     rows = [

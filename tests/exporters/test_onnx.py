@@ -122,7 +122,7 @@ def test_half_precision(llama, tmp_path):
 
 def test_bfloat16_is_refused_where_nothing_runs_it(tmp_path):
     base = small_base("llama", tmp_path / "base", dtype=torch.bfloat16)
-    with nothing_written(tmp_path), pytest.raises(BadInputError, match="bfloat16 .the base's own. cannot be verified"):
+    with nothing_written(tmp_path), pytest.raises(BadInputError, match=r"bfloat16 .the base's own. cannot be verified"):
         bake(base, plan_for(base), tmp_path / "out", artefact="onnx")
     result = bake(base, plan_for(base), tmp_path / "out", artefact="onnx", verify="tensors")
     assert [level.level for level in result.levels] == ["tensors"]
