@@ -4,12 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := out/demo
+# optimum pins transformers 4: an environment of its own.
+OPTIMUM := .venv-optimum
+OPTIMUM_FOLDERS := out/optimum
 
 # The models here are small: a second thread gains nothing, and costs tenfold where something else runs on the cores.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test lint sweep clean
+.PHONY: demo test lint sweep optimum clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,5 +38,17 @@ lint: $(VENV)/installed
 sweep: $(VENV)/installed
 	$(BIN)/python -m pytest -m sweep
 
+# Folders that transformers 5 writes, read by optimum with transformers 4, and exports of both there.
+optimum: $(VENV)/installed $(OPTIMUM)/installed
+	rm -rf $(OPTIMUM_FOLDERS)
+	$(BIN)/python -m tests.optimum.folders $(OPTIMUM_FOLDERS)
+	$(OPTIMUM)/bin/python -m pytest -m optimum tests/optimum
+
+$(OPTIMUM)/installed: pyproject.toml
+	$(PYTHON) -m venv $(OPTIMUM)
+	$(OPTIMUM)/bin/python -m pip install --quiet --upgrade pip
+	$(OPTIMUM)/bin/python -m pip install --quiet --editable ".[optimum,cpu,onnx]" "pytest>=9"
+	touch $@
+
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) $(OPTIMUM) out build dist *.egg-info
