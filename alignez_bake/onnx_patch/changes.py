@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from alignez_bake.onnx_patch.base_graph import BaseGraph
     from alignez_bake.onnx_patch.edits_data import EditsData, StoredValues
-    from alignez_bake.site import Site
 
 
 @dataclass
@@ -63,7 +62,7 @@ class GraphChanges:
         self.values[name] = self.data.store(values)
         return name
 
-    def replace_input(self, place: int, which: int, initialiser: str, values: NDArray[Any], *, site: Site) -> None:
+    def replace_input(self, place: int, which: int, initialiser: str, values: NDArray[Any], *, name: str) -> None:
         """Give a node other values at one of its inputs.
 
         Another node may read the same initialiser: exporters merge equal ones, and tied weights are one. Then the new
@@ -74,13 +73,13 @@ class GraphChanges:
             which: input of it.
             initialiser: that is there now.
             values: that are to be there, in the layout in which the node reads them.
-            site: for the name.
+            name: of the new initialiser, if one is needed.
         """
         direct = self.base.model.graph.node[place].input[which] == initialiser
         if direct and self.base.uses[initialiser] == 1:
             self.values[initialiser] = self.data.store(values)
             return
-        self.inputs[place, which] = self.new_initialiser(f"alignez.{site}.{'weight' if which == 1 else 'bias'}", values)
+        self.inputs[place, which] = self.new_initialiser(name, values)
 
 
 def inserted_name(*parts: str) -> str:

@@ -130,15 +130,16 @@ def fold_site(changes: GraphChanges, patch: SitePatch) -> None:
     """
     graph_map, site = patch.graph_map, patch.site
     folded = folded_site(changes.base, patch)
-    changes.replace_input(graph_map.place, 1, graph_map.weight, folded.weight.rounded(graph_map.dtype), site=site)
+    weight = folded.weight.rounded(graph_map.dtype)
+    changes.replace_input(graph_map.place, 1, graph_map.weight, weight, name=f"alignez.{site}.weight")
     if folded.bias is None:
         return
-    bias = folded.bias.rounded(graph_map.dtype)
+    bias, name = folded.bias.rounded(graph_map.dtype), f"alignez.{site}.bias"
     if graph_map.bias is not None and graph_map.bias_place is not None:
         shaped = bias.reshape(changes.base.tensors.entry(graph_map.bias).shape)
-        changes.replace_input(graph_map.bias_place, graph_map.bias_input, graph_map.bias, shaped, site=site)
+        changes.replace_input(graph_map.bias_place, graph_map.bias_input, graph_map.bias, shaped, name=name)
         return
-    name = changes.new_initialiser(f"alignez.{site}.bias", bias)
+    name = changes.new_initialiser(name, bias)
     raw = inserted_name(str(site), "unbiased")
     changes.outputs[graph_map.place] = raw
     add = changes.node("Add", (raw, name), inserted_name(str(site), "Add"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -80,10 +82,9 @@ def builder_graph(base: Path, folder: Path, *, precision: str) -> None:
     """The builder of onnxruntime-genai; skipped where it is not installed."""
     if find_spec("onnxruntime_genai") is None:
         pytest.skip("onnxruntime-genai is not installed, whose builder makes this graph")
-    from onnxruntime_genai.models.builder import create_model, parse_extra_options
-
-    options = parse_extra_options([], None, str(base), str(folder / "cache"), precision, "cpu")
-    create_model(None, str(base), str(folder), precision, "cpu", str(folder / "cache"), **options)
+    words = ["-i", base, "-o", folder, "-p", precision, "-e", "cpu", "-c", folder / "cache"]
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", *map(str, words)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _copy_configs(base: Path, folder: Path) -> None:

@@ -15,7 +15,6 @@ from alignez_bake.commands.bake_onnx import bake_onnx
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.onnx_graph.initialisers import open_graph
 from alignez_bake.onnx_patch import data_files
-from alignez_bake.onnx_patch.base_graph import open_base_graph
 from tests.baking import contents, nothing_written
 from tests.onnx_patch.graphs import GRAPH, plan_at
 
@@ -145,7 +144,7 @@ def test_a_patched_graph_can_be_patched_again_if_nothing_was_inserted(graph_fold
     assert {name for name, _ in result.data_files} == {DATA}  # nothing reads the first side file any more
 
 
-def test_float16_graphs_are_rounded_once(graph_folder, tiny_folder, own_graph, tmp_path):
+def test_float16_graphs_are_rounded_once(tiny_folder, own_graph, tmp_path):
     from onnx import numpy_helper
 
     base = own_graph("dynamo", "llama")
@@ -169,6 +168,6 @@ def test_float16_graphs_are_rounded_once(graph_folder, tiny_folder, own_graph, t
     plan = plan_at(tiny_folder("llama"), constant=True)
     result = bake_onnx(base, plan, tmp_path / "out", model=tiny_folder("llama"))
     assert result.verdict == "passed", result.reasons
-    graph = open_base_graph(tmp_path / "out")
-    assert {graph.tensors.entry(name).data_type for name in graph.tensors} & {1, 10} == {10}
+    tensors = open_graph(tmp_path / "out" / GRAPH)
+    assert {tensors.entry(name).data_type for name in tensors} & {1, 10} == {10}
     assert result.levels[0].to_json()["lowest_delivered_share"] > 0.99

@@ -17,6 +17,7 @@ from alignez_bake.site import Site
 from tests.onnx_patch.graphs import GRAPH, edit_at, hooked_difference, operators, plan_at, rewritten
 
 SITE = Site("mlp_write", 1)
+TOLERANCE = 1e-5
 
 
 def added(graph_folder, plan, out, *, bias=None, kind="external", model_type="llama") -> Counter[str]:
@@ -93,7 +94,7 @@ def test_require_fold_refuses_nodes_by_site_and_reason(graph_folder, tiny_folder
 
 
 @pytest.mark.parametrize("kind", ["external", "dynamo"])
-def test_a_weight_that_two_nodes_share_is_taken_apart(own_graph, tiny_folder, save_tiny, tmp_path, kind):
+def test_a_weight_that_two_nodes_share_is_taken_apart(own_graph, tiny_folder, tmp_path, kind):
     """Two equal weights are one initialiser for an exporter that merges them; the edit is of one map."""
     base = own_graph(kind, "llama", True)
     before = open_graph(base / GRAPH)
@@ -117,7 +118,6 @@ def test_a_weight_that_two_nodes_share_is_taken_apart(own_graph, tiny_folder, sa
     for name in shared.values():
         assert before.read_bytes(name) == after.read_bytes(name)
     assert set(after) - set(before) == {f"alignez.{SITE}.weight", f"alignez.{SITE}.bias"}
-    # Of the two sites only the edited one moved: what the other computes is the base's.
     assert len(operators(tmp_path / "out" / GRAPH)) == len(operators(base / GRAPH))
 
 
@@ -149,5 +149,6 @@ def test_a_transpose_before_the_map_goes_with_its_weight(own_graph, tiny_folder,
     result = bake_onnx(base, plan, tmp_path / "out", model=base_model)
     assert result.verdict == "passed", result.reasons
     error, moved = hooked_difference(base_model, plan, tmp_path / "out" / GRAPH)
-    assert error <= 1e-5 < 1e-3 <= moved
+    assert moved >= 100 * TOLERANCE
+    assert error <= TOLERANCE
     assert len(operators(tmp_path / "out" / GRAPH)) == len(operators(base / GRAPH)) - 1
