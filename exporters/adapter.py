@@ -56,6 +56,8 @@ class AdapterExporter(NeedsNoModel):
         """None if the edit is a low-rank change of a linear map."""
         if slot.kind == "embedding":
             return Refusal("PEFT wraps an embedding in another way, which servers do not load")
+        if slot.kind == "experts" and slot.bias is not None:
+            return Refusal("every expert has a bias, which the edit changes, and PEFT adds none to stacked experts")
         return fold_refusal(edit, slot)
 
     def check(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> None:

@@ -9,7 +9,7 @@ not a site's own is zero. All pairs have one rank, filled up with zeros, because
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.edit_plan import Group
     from alignez_bake.lowering.decide import Lowering, MapFold
-    from alignez_bake.lowering.slot import TensorSource
+    from alignez_bake.lowering.slot import Slot, TensorSource
     from alignez_bake.model_folder import ModelFolder
 
     Float64Array = NDArray[np.float64]
@@ -43,8 +43,16 @@ class FusedExperts(NamedTuple):
 
 
 # Files name every expert's map by itself; transformers stacks them when it loads.
-FUSED_EXPERTS: Final[Mapping[str, FusedExperts]] = {"mixtral": FusedExperts("experts", "down_proj")}
+_STACKED: Final = FusedExperts("experts", "down_proj")
+FUSED_EXPERTS: Final[Mapping[str, FusedExperts]] = {
+    "mixtral": _STACKED,
+    "qwen3_moe": _STACKED,
+    "deepseek_v3": _STACKED,
+}
 
+# In models with experts PEFT takes each module of the name `down_proj` or `gate_proj` for the stacked experts, also the
+# map of shared experts and those of layers without any. As parameters they are found.
+_WEIGHT: Final = "weight"
 _FLOAT_BYTES: Final = 4
 # Name, dtype, shape and offsets of one tensor in the header of a safetensors file.
 _HEADER_BYTES: Final = 160
@@ -70,7 +78,8 @@ class AdaptedModule:
 
     Attributes:
         path: its path in the live model.
-        parameter: of experts, the name of the stacked parameter; None for a linear map.
+        parameter: of experts, the name of the stacked parameter, and `weight` of maps that stand for some or are named
+            like some; None for another linear map.
         folds: the sites in it with their edits.
         d_out: width of its whole output, of which a site may be a part.
         d_in: width of its input.
@@ -156,7 +165,7 @@ def adapter_layout(base: ModelFolder, lowering: Lowering) -> AdapterLayout:
         BadInputError: a constant beside a map without bias, or experts whose stacked parameter is not known.
     """
     by_weight: dict[str, list[MapFold]] = {}
-    for fold in lowering.folds:
+    for fold in (part for whole in lowering.folds for part in _parts(base, whole)):
         by_weight.setdefault(fold.slot.weight, []).append(fold)
     modules = tuple(_adapted_module(base, tuple(folds)) for folds in by_weight.values())
     needing = [module.path for module in modules if module.needs_constant(base.tensors)]
@@ -188,9 +197,33 @@ def _active(fold: MapFold) -> tuple[Group, ...]:
     return tuple(group for group in fold.groups if group.weight != 0)
 
 
+def _parts(base: ModelFolder, fold: MapFold) -> list[MapFold]:
+    """A fold of experts as one of those that are stacked, and one of the shared ones, which are a map by themselves."""
+    slot = fold.slot
+    if slot.kind != "experts" or _shared_experts(base, slot) is None:
+        return [fold]
+    *routed, shared = slot.weights
+    return [
+        replace(fold, slot=replace(slot, weights=tuple(routed))),
+        replace(fold, slot=replace(slot, kind="map", weights=(shared,))),
+    ]
+
+
+def _shared_experts(base: ModelFolder, slot: Slot) -> str | None:
+    """Path of the shared experts' map below the layer, at a site that has such."""
+    if slot.site.layer is None:
+        return None
+    return base.architecture.linear_site(slot.site.kind, slot.site.layer).shared_experts
+
+
 def _adapted_module(base: ModelFolder, folds: tuple[MapFold, ...]) -> AdaptedModule:
     slot = folds[0].slot
     path, parameter = base.architecture.module_path(slot.site), None
+    if slot.kind == "map" and (shared := _shared_experts(base, slot)) is not None:
+        assert slot.site.layer is not None
+        path, parameter = f"{base.architecture.layer_path(slot.site.layer)}.{shared}", _WEIGHT
+    elif slot.site.layer in base.architecture.dense_layers and slot.site.kind in base.architecture.dense_sites:
+        parameter = _WEIGHT
     if slot.kind == "experts":
         model_type = base.architecture.model_type
         if model_type not in FUSED_EXPERTS:

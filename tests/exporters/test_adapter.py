@@ -33,13 +33,14 @@ peft = pytest.importorskip("peft")
 FP32_WEIGHT, FP32_END = 1e-6, 1e-5
 MARGIN = 100
 GATES = {"llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "olmo2", "phi3", "smollm3", "granite"}
+EXPERTS = {"mixtral", "qwen3_moe", "deepseek_v3"}
 CASES = [
     (model_type, bias, kind, reads)
     for model_type, bias in COMBINATIONS
     for kind in ("attn_write", "mlp_write", "mlp_gate")
     if kind != "mlp_gate" or model_type in GATES
     for reads in ("output", "input")
-    if not (reads == "input" and model_type == "mixtral" and kind == "mlp_write")
+    if not (kind == "mlp_write" and (model_type == "gpt_oss" or (reads == "input" and model_type in EXPERTS)))
 ]
 
 
@@ -119,6 +120,23 @@ def test_adapter_equals_hooks_and_merged_it_equals_the_checkpoint(model_type, bi
             assert relative(merged[name], folded[name]) <= FP32_WEIGHT
         else:
             assert torch.equal(merged[name], original[name]), name
+
+
+@pytest.mark.parametrize(
+    ("model_type", "overrides"),
+    [("qwen3_moe", {"mlp_only_layers": [0]}), ("deepseek_v3", {"first_k_dense_replace": 1, "n_shared_experts": 3})],
+)
+def test_layers_with_experts_and_without_have_one_adapter(model_type, overrides, tmp_path, save_tiny):
+    """PEFT takes a module `down_proj` of these models for stacked experts, whatever it is."""
+    base = open_model_folder(save_tiny(model_type, tmp_path / "base", overrides=overrides))
+    sites = [Site("mlp_write", 0), Site("mlp_gate", 0), Site("mlp_write", 1), Site("attn_write", 1)]
+    plan = EditPlan(tuple(edit_for_slot(find_slot(base, site)) for site in sites))
+    export(base, plan, tmp_path / "out")
+    hooked, unedited = hooked_logits(base, plan), logits_of(load(base.path, torch.float32), base)
+    assert relative(unedited, hooked) > MARGIN * FP32_END
+    model = adapted(base, tmp_path / "out")
+    assert relative(logits_of(model, base), hooked) <= FP32_END
+    assert relative(logits_of(model.merge_and_unload(safe_merge=True), base), hooked) <= FP32_END
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,7 @@ REFUSED = [
     ("llama", "residual", {}, "no tensor of its own"),
     ("llama", "embed", {}, "PEFT wraps an embedding in another way"),
     ("mixtral", "mlp_write", {"bias": np.ones(32)}, "no expert has a bias"),
+    ("gpt_oss", "mlp_write", {}, "every expert has a bias, which the edit changes"),
 ]
 
 
@@ -149,7 +150,8 @@ REFUSED = [
 def test_what_no_pair_can_carry_is_refused_with_its_reason(model_type, kind, changes, reason, tiny_folder, tmp_path):
     base = open_model_folder(tiny_folder(model_type))
     site = Site(kind, None if kind == "embed" else 0)
-    edit = replace(random_edit(site, 32, 32), **changes)
+    width = base.config["hidden_size"]
+    edit = replace(random_edit(site, width, width), **changes)
     lowering = lower(EditPlan((edit,)), base, EXPORTER)
     assert [decision.route for decision in lowering.decisions] == ["refuse"]
     assert reason in lowering.decisions[0].reason
