@@ -118,6 +118,18 @@ def test_a_tensor_under_a_name_of_its_own_is_found_by_its_values(certify, base, 
     assert reason.endswith("is not in the graph: onnx::MatMul_7ᵀ differs from the base's in 1 of 2048 values")
 
 
+def test_a_head_of_another_name_is_the_head(certify, tiny_folder):
+    """gpt_neox's files call it embed_out."""
+    base = open_model_folder(tiny_folder("gpt_neox"))
+    lowering = lowered(base, plan_for(base, ("mlp_write",)))
+    tensors = tensors_of(base, lowering) | {f"model.{NORM}": np.ones(1, np.float32)}
+    tensors["model.lm_head.weight"] = tensors.pop("model.embed_out.weight")
+    assert certify(lowering, tensors, of=base).verdict == "passed"
+    tensors["model.lm_head.weight"][2, 2] += 1
+    (reason,) = certify(lowering, tensors, of=base).reasons
+    assert reason.startswith("embed_out.weight: initialiser model.lm_head.weight differs")
+
+
 def test_equal_small_tensors_may_be_one(certify, base, lowering):
     tensors = tensors_of(base, lowering)
     tensors["val_3"] = tensors.pop(f"model.{EDITED}")
