@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.onnx_patch.graphs import builder_graph, dynamo_graph, torchscript_graph
+from tests.onnx_patch.graphs import builder_graph, dynamo_graph, optimum_graph, torchscript_graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,7 @@ _MAKE = {
     "dynamo": lambda base, folder: dynamo_graph(base, folder, external=False),
     "external": lambda base, folder: dynamo_graph(base, folder, external=True),
     "torchscript": torchscript_graph,
+    "optimum": optimum_graph,
     "builder": lambda base, folder: builder_graph(base, folder, precision="fp32"),
     "builder-int4": lambda base, folder: builder_graph(base, folder, precision="int4"),
 }

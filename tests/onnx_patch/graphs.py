@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -37,12 +39,11 @@ from tests.random_edits import random_edit
 from tests.running import load, relative
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from alignez_bake.edit import Edit
 
 WRITERS = ("attn_write", "mlp_write")
 GRAPH = "model.onnx"
+ROOT = Path(__file__).parents[2]
 
 
 def dynamo_graph(base: Path, folder: Path, *, external: bool) -> None:
@@ -85,6 +86,15 @@ def builder_graph(base: Path, folder: Path, *, precision: str) -> None:
     words = ["-i", base, "-o", folder, "-p", precision, "-e", "cpu", "-c", folder / "cache"]
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", *map(str, words)]
     subprocess.run(command, check=True, capture_output=True)
+
+
+def optimum_graph(base: Path, folder: Path) -> None:
+    """optimum's own command, from the environment that `make optimum` makes; skipped where that is not there."""
+    command = Path(os.environ.get("OPTIMUM", ROOT / ".venv-optimum")) / "bin" / "optimum-cli"
+    if not command.is_file():
+        pytest.skip(f"there is no {command}: optimum needs an environment of its own, which `make optimum` makes")
+    words = ["export", "onnx", "--model", base, "--task", "text-generation-with-past", folder]
+    subprocess.run([str(command), *map(str, words)], check=True, capture_output=True)
 
 
 def _copy_configs(base: Path, folder: Path) -> None:

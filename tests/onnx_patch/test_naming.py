@@ -13,7 +13,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.onnx_patch.base_graph import open_base_graph
 from alignez_bake.onnx_patch.graph_map import block_input, find_map
 from alignez_bake.site import Site
-from tests.onnx_patch.graphs import GRAPH, edit_at, plan_at, rewritten
+from tests.onnx_patch.graphs import GRAPH, edit_at, hooked_difference, plan_at, rewritten
 
 SITE = Site("mlp_write", 1)
 
@@ -56,6 +56,20 @@ def test_names_of_weights_are_enough(own_graph):
     before = find_map(open_base_graph(base), SITE)
     rewritten(base / GRAPH, strip)
     assert find_map(open_base_graph(base), SITE) == before
+
+
+@pytest.mark.parametrize(("model_type", "bias"), [("llama", True), ("gpt2", None), ("opt", True)])
+def test_exports_of_optimum(graph_folder, tiny_folder, tmp_path, model_type, bias):
+    """They leave out the prefixes of some modules, and may order their axes by names of their own."""
+    base, graph = tiny_folder(model_type, bias), graph_folder("optimum", model_type, bias)
+    folded = plan_at(base, constant=True)
+    last = EditPlan(tuple(replace(edit, gate="tanh", positions="last") for edit in plan_at(base, reads="block").edits))
+    for name, plan in (("folded", folded), ("last", last)):
+        result = bake_onnx(graph, plan, tmp_path / name, model=base)
+        assert result.verdict == "passed", result.reasons
+        error, moved = hooked_difference(base, plan, tmp_path / name / GRAPH)
+        assert moved >= 1e-3
+        assert error <= 1e-5
 
 
 @pytest.mark.parametrize("kind", ["builder", "builder-int4"])
