@@ -122,10 +122,10 @@ class TensorPlaces:
         self._of_layers: dict[tuple[int, ...], list[Initialiser]] = {}
         for entry in map(graph.entry, self.unclaimed):
             layers = {_numbers(parameter) for parameter in _parameters(entry)}
-            for numbers in layers:
-                self._of_layers.setdefault(numbers, []).append(entry)
-            if not layers:
-                self._nameless.append(entry)
+            if entry.dtype is not None:
+                for numbers in layers:
+                    self._of_layers.setdefault(numbers, []).append(entry)
+                self._nameless += [] if layers else [entry]
 
     @cached_property
     def _right_operands(self) -> frozenset[str]:
@@ -137,7 +137,9 @@ class TensorPlaces:
         certain, possible, made = [], [], []
         for entry in self._named[key].values():
             places = self._whole(entry, shape)
-            if len(entry.folded_from) > 1:
+            if entry.dtype is None:
+                made.append(f"{entry.name} has data type number {entry.data_type}, whose values no array can hold")
+            elif len(entry.folded_from) > 1:
                 possible += places
                 made.append(f"{entry.name} is folded from it and other values")
             elif places:
@@ -153,7 +155,8 @@ class TensorPlaces:
         shape = self._shapes[key]
         if math.prod(shape) <= LARGEST_MERGED:
             for name in self._graph:
-                yield from _alike(self._graph.entry(name), shape)
+                if self._graph.entry(name).dtype is not None:
+                    yield from _alike(self._graph.entry(name), shape)
 
     def _whole(self, entry: Initialiser, shape: _Shape) -> list[Place]:
         """How an initialiser that bears a tensor's name holds it: one place, or none where it cannot."""

@@ -130,6 +130,22 @@ def test_a_head_of_another_name_is_the_head(certify, tiny_folder):
     assert reason.startswith("embed_out.weight: initialiser model.lm_head.weight differs")
 
 
+def test_quantised_values_are_no_tensor(base, lowering, tmp_path):
+    """Under a tensor's name, and elsewhere where a merged one would be looked for."""
+    tensors = tensors_of(base, lowering)
+    up, norm = "model.layers.0.mlp.up_proj.weight", "model.norm.weight"
+    for name in (up, norm, EDITED):
+        del tensors[f"model.{name}"]
+    model = model_of(tensors)
+    for name, shape in ((f"model.{up}", [64, 32]), ("model.layers.7.x", [32]), (f"model.{EDITED}", [32, 32])):
+        packed = bytes(shape[0] * (shape[1] if len(shape) > 1 else 1) // 2)
+        model.graph.initializer.append(helper.make_tensor(name, TensorProto.INT4, shape, packed, raw=True))
+    found = certify_graph_tensors(base, lowering, saved(model, tmp_path), dtype=None, progress=NoProgress())
+    what = "has data type number 22, whose values no array can hold"
+    assert found.reasons == (f"{EDITED}, which the edits change, is not in the graph: model.{EDITED} {what}",)
+    assert found.not_comparable == {up: f"model.{up} {what}", norm: "no initialiser has its name or its values"}
+
+
 def test_equal_small_tensors_may_be_one(certify, base, lowering):
     tensors = tensors_of(base, lowering)
     tensors["val_3"] = tensors.pop(f"model.{EDITED}")
