@@ -38,6 +38,15 @@ def test_types_have_the_names_that_onnx_runtime_gives_them(tmp_path, number):
         assert tuple(map(session_argument, session.get_inputs())) == found
 
 
+def test_an_axis_with_an_empty_name_is_open(tmp_path):
+    model = causal_model()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = ""
+    path = saved(model, tmp_path)
+    found = read_graph_file(path).inputs[0]
+    assert found.shape == ("batch", None)
+    assert found == session_argument(open_session(path, ["cpu"]).session.get_inputs()[0])
+
+
 def test_what_is_no_tensor_is_called_so(tmp_path):
     model = causal_model()
     model.graph.input[0].type.CopyFrom(
