@@ -102,7 +102,8 @@ class Architecture:
         writer_multiplier: entry of config.json (absent: 1) by which what a writer gives is multiplied as it joins the
             residual stream.
         flattens: whether the module at `mlp_write` gets batch and length as one dimension.
-        min_transformers: the oldest release whose module tree has these paths, if older ones are not alike.
+        min_transformers: the oldest release whose module tree has these paths, and whose routers give what is told
+            here, if older ones are not alike.
     """
 
     model_type: str
