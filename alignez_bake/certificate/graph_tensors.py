@@ -1,7 +1,8 @@
 """Level `tensors` of a graph: its initialisers are the tensors of the baked checkpoint, read from disk.
 
 Nothing is run, and neither torch nor ONNX Runtime is needed. What is shown is that the values are there, under the name
-or at the place where the exporter puts them; that the nodes do with them what the model does is level `forward`.
+or at the place where the exporter puts them, and that nodes use them; that these do with them what the model does is
+level `forward`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from alignez_bake.certificate.verdict import Level, Verdict, lowest_share, tenso
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.lowering.fold import Delivery, delivery
 from alignez_bake.onnx_graph.initialisers import open_graph
+from alignez_bake.onnx_graph.operands import used_initialisers
 from alignez_bake.onnx_graph.places import TensorPlaces
 from alignez_bake.safetensors_io.names import resolve_key
 
@@ -41,8 +43,8 @@ class GraphTensorsCertificate:
     """What a comparison of a graph's initialisers with a baked checkpoint found.
 
     Attributes:
-        verdict: `failed` where a value is not what it must be, an edited tensor is not in the graph, or an edit was
-            lost to rounding; `inconclusive` where the formula changes nothing; else `passed`.
+        verdict: `failed` where a value is not what it must be, an edited tensor is not in the graph, no node uses it,
+            or an edit was lost to rounding; `inconclusive` where the formula changes nothing; else `passed`.
         reasons: one line each for what went wrong.
         deliveries: for each edited tensor how much of the edit its rounding kept.
         untouched: number of tensors without an edit that are in the graph as they must be.
@@ -134,6 +136,7 @@ class _Comparison:
         shapes = {name: self._wanted.shape(name) for name in contents.names}
         prefix = contents.home.architecture.base_model_prefix
         self._places = TensorPlaces(graph, shapes, prefix, _head_names(contents))
+        self._used = used_initialisers(graph)
         self._parts: dict[str, Place] = {}
         self._found: set[str] = set()
         self.reasons: list[str] = []
@@ -162,6 +165,8 @@ class _Comparison:
             return
         self._found.add(found[0].initialiser)
         self.reasons += [f"{name}: initialiser {place} {text}" for place, text in different.items()]
+        if not any(place.initialiser in self._used for place in found):
+            self.reasons.append(f"{name}: no node uses initialiser {found[0]}")
         if wanted.folded is not None:
             values = found[0].values(self._graph, wanted.shape)
             if values.shape == wanted.shape:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FOLDED_FROM: Final = "pkg.onnxscript.optimizer.folded_from"
 _LONGEST_ORIGINS: Final = 2**16  # characters; an initialiser is folded from a handful of names
 _EXTERNAL: Final = 1  # TensorProto.DataLocation
-_MESSAGE_OF: Final = {"model": 7, "node": 1, "initialiser": 5, "value": 13}
+_MESSAGE_OF: Final = {"model": 7, "node": 1, "initialiser": 5, "output": 12, "value": 13}
 
 
 @dataclass
@@ -55,6 +55,12 @@ def graphs(model: memoryview, place: str) -> Iterator[memoryview]:
 def nodes(graph: memoryview, place: str) -> Iterator[memoryview]:
     """The NodeProtos of a GraphProto, in order; not those of its subgraphs."""
     return _of(graph, _MESSAGE_OF["node"], place)
+
+
+def outputs(graph: memoryview, place: str) -> Iterator[str]:
+    """Names of what a GraphProto gives out."""
+    for message in _of(graph, _MESSAGE_OF["output"], place):
+        yield from (text(value, place) for number, value in fields(message, place) if number == 1)
 
 
 def tensors(graph: memoryview, place: str) -> Iterator[TensorMessage]:

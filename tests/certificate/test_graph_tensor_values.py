@@ -46,11 +46,11 @@ def tensors_of(base, lowering, dtype=None):
 
 
 def model_of(tensors):
-    """A graph with these initialisers."""
-    output = helper.make_tensor_value_info("y", TensorProto.INT64, [])
-    node = helper.make_node("Size", ["model.model.norm.weight"], ["y"])
+    """A graph with these initialisers, each of which a node uses."""
+    nodes = [helper.make_node("Size", [name], [f"y{index}"]) for index, name in enumerate(tensors)]
+    given = [helper.make_tensor_value_info(node.output[0], TensorProto.INT64, []) for node in nodes]
     made = [numpy_helper.from_array(values, name) for name, values in tensors.items()]
-    graph = helper.make_graph([node], "g", [], [output], made)
+    graph = helper.make_graph(nodes, "g", [], given, made)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
@@ -122,7 +122,7 @@ def test_a_head_of_another_name_is_the_head(certify, tiny_folder):
     """gpt_neox's files call it embed_out."""
     base = open_model_folder(tiny_folder("gpt_neox"))
     lowering = lowered(base, plan_for(base, ("mlp_write",)))
-    tensors = tensors_of(base, lowering) | {f"model.{NORM}": np.ones(1, np.float32)}
+    tensors = tensors_of(base, lowering)
     tensors["model.lm_head.weight"] = tensors.pop("model.embed_out.weight")
     assert certify(lowering, tensors, of=base).verdict == "passed"
     tensors["model.lm_head.weight"][2, 2] += 1
@@ -150,6 +150,15 @@ def test_equal_small_tensors_may_be_one(certify, base, lowering):
     tensors = tensors_of(base, lowering)
     tensors["val_3"] = tensors.pop(f"model.{EDITED}")
     assert certify(lowering, tensors).verdict == "passed"
+
+
+def test_a_tensor_that_no_node_uses_fails(base, lowering, tmp_path):
+    """It is there, but the nodes may take another."""
+    model = model_of(tensors_of(base, lowering))
+    (node,) = [node for node in model.graph.node if node.input[0] == f"model.{EDITED}"]
+    node.input[0] = f"model.{NORM}"
+    found = certify_graph_tensors(base, lowering, saved(model, tmp_path), dtype=None, progress=NoProgress())
+    assert found.reasons == (f"{EDITED}: no node uses initialiser model.{EDITED}",)
 
 
 def test_a_shape_of_its_own_fails(certify, base, lowering):
