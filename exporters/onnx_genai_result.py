@@ -1,0 +1,118 @@
+"""A folder for onnxruntime-genai that runs here: certified, and answering by its own runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
+from alignez_bake.exporters.onnx_genai_certificate import certify_genai
+from alignez_bake.exporters.onnx_genai_running import open_genai
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.loading import tokenizer_of
+from alignez_bake.progress import NoProgress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from alignez_bake.exporters.onnx_genai_certificate import GenaiCertificate
+    from alignez_bake.exporters.onnx_genai_running import GenaiModel
+    from transformers import PreTrainedTokenizerBase
+
+    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.progress import Progress
+
+
+@dataclass(frozen=True)
+class GenaiResult:
+    """A folder.
+
+    Attributes:
+        folder: with `genai_config.json`.
+        base: the base model.
+        lowering: the edits that were baked, and how.
+        dtype: of the baked checkpoint, as `ExportSettings.dtype`.
+        trust_remote_code: passed to transformers' loader of the base.
+    """
+
+    folder: Path
+    base: ModelFolder
+    lowering: Lowering
+    dtype: str | None
+    trust_remote_code: bool
+
+    @cached_property
+    def model(self) -> GenaiModel:
+        """The folder, opened once."""
+        return open_genai(self.folder)
+
+    def certify(self, progress: Progress) -> GenaiCertificate:
+        """The folder against the baked and the hooked model; errors as `certify_genai`."""
+        result = self.model
+        beside = self.folder.parent
+        with baked_checkpoint(self.base, self.lowering, beside, dtype=self.dtype, progress=progress) as checkpoint:
+            baked = load_baked(self.base, self.lowering, checkpoint, device="cpu").model.to(torch.float32)
+            return certify_genai(
+                self.base,
+                self.lowering,
+                result,
+                baked,
+                trust_remote_code=self.trust_remote_code,
+                progress=progress,
+            )
+
+    def answering(self) -> GenaiAnswering:
+        """The folder with its base's tokenizer.
+
+        Raises:
+            BadInputError: the base has none.
+        """
+        tokenizer = tokenizer_of(self.base.path, trust_remote_code=self.trust_remote_code)
+        return GenaiAnswering(self.model, self.base, tokenizer)
+
+
+@dataclass(frozen=True)
+class GenaiAnswering:
+    """A folder that continues contexts, one at a time: they differ in length."""
+
+    model: GenaiModel
+    base: ModelFolder
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def positions(self) -> int | None:
+        """Positions that the base's config says."""
+        stated = self.base.config.get("max_position_embeddings")
+        return stated if isinstance(stated, int) else None
+
+    def continued(
+        self,
+        contexts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        batch_size: int,
+        seed: int,
+        temperature: float,
+        progress: Progress | None,
+    ) -> list[list[int]]:
+        """As `Answering.continued`; each context has a seed of its own, and `batch_size` means nothing."""
+        del batch_size
+        longest = max((len(context) for context in contexts), default=0)
+        if self.positions is not None and longest + max_new_tokens > self.positions:
+            raise BadInputError(
+                f"a text of {longest} tokens and {max_new_tokens} new ones is too long for {self.model.folder}, which "
+                f"has {self.positions} positions: shorten the queries, or ask for fewer new tokens"
+            )
+        answers: list[list[int]] = []
+        with (progress or NoProgress()).task("sampling answers", len(contexts)) as advance:
+            for index, context in enumerate(contexts):
+                answers += self.model.generate(
+                    [context], new_tokens=max_new_tokens, temperature=temperature, seed=seed + index
+                )
+                advance()
+        return answers
