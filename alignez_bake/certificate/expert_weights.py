@@ -10,7 +10,8 @@ ranks all E experts. S is a set of k experts, the best ones or given ones; the w
 | `sigmoid` (deepseek_v3) | σ(l) + a bias that only the choice sees | σ(l)_e, perhaps not divided, times a factor |
 
 divided by its sum over S where nothing else is said: in the dtypes and the order of transformers' modules, so that
-under the router's own choice the bits are the same. The scores hold all that the choice depends on, but how many experts of how many groups are taken, which config.json says.
+under the router's own choice the bits are the same. The scores hold all that the choice depends on, but how many
+experts of how many groups are taken, which config.json says.
 """
 
 from __future__ import annotations
