@@ -26,10 +26,10 @@ EXPORTERS: Final[Mapping[str, str]] = {
     "adapter": "alignez_bake.exporters.adapter:AdapterExporter",
     "gguf": "alignez_bake.exporters.gguf:GgufExporter",
     "onnx": "alignez_bake.exporters.onnx:OnnxExporter",
+    "onnx-genai": "alignez_bake.exporters.onnx_genai:OnnxGenaiExporter",
     "edits": "alignez_bake.exporters.edits:EditsExporter",
 }
 DEFAULT_EXPORTER: Final = "checkpoint"
-NOT_YET_AVAILABLE: Final = ("onnx-genai",)
 ENTRY_POINT_GROUP: Final = "alignez_bake.exporters"
 
 _OUR_DISTRIBUTION: Final = "alignez-bake"
@@ -58,7 +58,7 @@ def exporter_named(name: str) -> Exporter:
     """The exporter of that name.
 
     Raises:
-        BadInputError: there is none, a later version brings it, two packages claim the name, or the one that
+        BadInputError: there is none, two packages claim the name, or the one that
             brings it cannot be imported or is no exporter.
     """
     others = list(metadata.entry_points(group=ENTRY_POINT_GROUP, name=name))
@@ -74,8 +74,6 @@ def exporter_named(name: str) -> Exporter:
     if others:
         return _foreign(others[0])
     known = ", ".join(known_exporters())
-    if name in NOT_YET_AVAILABLE:
-        raise BadInputError(f"--as {name!r} is not available yet: use one of {known}")
     raise BadInputError(f"--as {name!r} is unknown: use one of {known}")
 
 

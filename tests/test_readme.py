@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from alignez_bake.exporters.registry import EXPORTERS, NOT_YET_AVAILABLE, exporter_named
+from alignez_bake.exporters.registry import EXPORTERS
 
 import alignez_bake
 from alignez_bake import pipeline
 from alignez_bake.architectures.architecture import known_model_types
 from alignez_bake.cli.main import build_app
 from alignez_bake.cli.shell import run
-from alignez_bake.errors import BadInputError
 from alignez_bake.methods.registry import METHODS
 from alignez_bake.methods.registry import NOT_YET_AVAILABLE as LATER_METHODS
 from tests.hub.conftest import files_of
@@ -132,16 +131,12 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(place), target
 
 
-def test_what_the_readme_calls_today_is_there_and_the_rest_is_refused():
+def test_what_the_readme_calls_today_is_there():
     rows = {row.split("|")[1].strip(): row.split("|")[2:4] for row in README.splitlines() if row.startswith("| ")}
     assert all(re.search(rf"\b{name}\b", rows["architectures"][0]) for name in known_model_types())
     assert all(f"`{name}`" in rows["methods"][0] for name in METHODS)
     assert all(f"`{name}`" in rows["methods"][1] for name in LATER_METHODS)
     assert all(f"`{name}`" in rows["result"][0] for name in EXPORTERS)
-    assert all(f"`{name}`" in rows["result"][1] for name in NOT_YET_AVAILABLE)
-    for name in NOT_YET_AVAILABLE:
-        with pytest.raises(BadInputError, match="not available yet"):
-            exporter_named(name)
 
 
 def test_each_kind_of_result_is_explained_in_readme_and_docs():

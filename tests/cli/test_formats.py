@@ -110,7 +110,7 @@ def test_an_inserted_result_goes_through_every_command(bake, cli, cli_base, tmp_
     ran = bake("gated", out)
     assert ran.status == 2
     assert ran.errors[-1].startswith("error: 2 of 2 edits cannot be baked as checkpoint: mlp_write.0, mlp_write.1: ")
-    assert ran.errors[-1].endswith("--as can carry them: checkpoint --trust-remote-code, edits")
+    assert ran.errors[-1].endswith("--as can carry them: checkpoint --trust-remote-code, onnx, edits")
     ran = bake("gated", out, "--trust-remote-code", "--require-fold")
     assert ran.status == 2
     assert not out.exists()
@@ -143,7 +143,7 @@ def test_edits_carry_what_nothing_else_does(bake, cli, cli_base, tmp_path):
     ran = bake("last", tmp_path / "adapter", "--as", "adapter")
     assert ran.status == 2
     assert "only the last position is edited" in ran.errors[-1]
-    assert ran.errors[-1].endswith("--as can carry them: checkpoint --trust-remote-code, edits")
+    assert ran.errors[-1].endswith("--as can carry them: checkpoint --trust-remote-code, onnx, edits")
     assert bake("last", tmp_path / "edits", "--as", "edits").status == 0
     out = tmp_path / "out"
     arguments = ("bake", "--model", cli_base, "--edits", tmp_path / "edits", "--out", out, "--device", "cpu")

@@ -79,7 +79,9 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, cli, tmp_path, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--as", "onnx"), "--as 'onnx' is not available yet"),
+        (("--as", "onnx", "--opset", "19"), "--opset 19 cannot be written: use 20 to 23"),
+        (("--as", "gguf", "--int4"), "--as gguf has no use for --int4 and --int8"),
+        (("--as", "onnx", "--int4", "--int8"), "--int4 and --int8 are two widths of the same weights"),
         (("--push", "mine"), "'mine' is no name of a repository"),
         (("--as", "zip"), "--as 'zip' is unknown"),
         (("--method", "ccs"), "method 'ccs' is not available yet"),
