@@ -106,7 +106,7 @@ def _cache(graph: onnx_ir.Graph, source: Path) -> list[tuple[onnx_ir.Value, onnx
         BadInputError: there are none.
     """
     outputs = {value.name: value for value in graph.outputs}
-    layers = []
+    layers: list[tuple[onnx_ir.Value, onnx_ir.Value]] = []
     while f"present.{len(layers)}.key" in outputs:
         index = len(layers)
         layers.append((outputs[f"present.{index}.key"], outputs[f"present.{index}.value"]))

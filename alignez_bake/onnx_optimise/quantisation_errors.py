@@ -122,7 +122,8 @@ def dequantised(
     columns, blocks = scales.shape
     integers = _unpacked(packed, bits).reshape(columns, blocks, -1).astype(np.float64)
     zeros = _unpacked(zero_points.reshape(columns, -1), bits).reshape(columns, -1)[:, :blocks, None]
-    return ((integers - zeros) * scales[..., None].astype(np.float64)).reshape(columns, -1)
+    values: NDArray[np.float64] = (integers - zeros) * scales[..., None].astype(np.float64)
+    return values.reshape(columns, -1)
 
 
 def _unpacked(array: NDArray[Any], bits: int) -> NDArray[Any]:
@@ -156,4 +157,4 @@ def _is_equal(value: onnx_ir.Value, before: onnx_ir.Graph) -> bool:
     if original is None or original.const_value is None or value.const_value is None:
         return False
     ours, theirs = value.const_value, original.const_value
-    return ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes()
+    return bool(ours.dtype == theirs.dtype and ours.tobytes() == theirs.tobytes())

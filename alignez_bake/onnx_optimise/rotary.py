@@ -124,4 +124,6 @@ def _is_part(value: onnx_ir.Value | None, x: onnx_ir.Value, start: int, end: int
     if starts != [start] or axes not in ([3], [-1]) or steps not in ([], [[1]]):
         return False
     # Torch writes the end of an axis as the largest integer.
-    return ends == [end] or (ends is not None and len(ends) == 1 and ends[0] >= end and sizes(x)[3] == end)
+    shape = sizes(x)
+    is_end = shape is not None and shape[-1] == end
+    return ends == [end] or (is_end and ends is not None and len(ends) == 1 and ends[0] >= end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -15,14 +15,17 @@ def made_by(value: onnx_ir.Value | None, operator: str) -> onnx_ir.Node | None:
     return node if node is not None and node.domain == "" and node.op_type == operator else None
 
 
-def constant(value: onnx_ir.Value | None) -> NDArray | None:
+def constant(value: onnx_ir.Value | None) -> NDArray[Any] | None:
     """The values of a small constant, None for anything that is computed; an initialiser or a Constant node."""
     import onnx_ir  # noqa: PLC0415 - comes with an extra
 
     if value is None or (value.producer() is None and value.const_value is None):
         return None
     tensor = onnx_ir.convenience.get_const_tensor(value)
-    return None if tensor is None or tensor.size > _SMALL else tensor.numpy()
+    if tensor is None or tensor.size > _SMALL:
+        return None
+    array: NDArray[Any] = tensor.numpy()
+    return array
 
 
 def scalar(value: onnx_ir.Value | None) -> float | None:

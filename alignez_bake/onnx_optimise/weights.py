@@ -48,7 +48,7 @@ class Weight:
 
     def values(self) -> NDArray[Any]:
         """W, [K, N], read now."""
-        array = self.stored.numpy()
+        array: NDArray[Any] = self.stored.numpy()
         return array.T if self.transposed else array
 
 
