@@ -109,6 +109,7 @@ def certify_graph_tensors(
         for name in contents.names:
             advance()
             comparison.compare(name)
+            opened.release()
     reasons = [*comparison.reasons, *rounding_reasons(comparison.deliveries)]
     verdict: Verdict = "failed" if reasons else "passed"
     changes = any(entry.share is not None for entry in comparison.deliveries)

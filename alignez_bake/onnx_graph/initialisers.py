@@ -127,6 +127,16 @@ class GraphTensors:
         data = self._bytes(self.entry(name))
         return memoryview(self.read(name).tobytes()) if data is None else data
 
+    def release(self) -> None:
+        """Let go of the pages that were looked at: they count as memory of this process until others need the room.
+
+        Arrays stay valid, and are read from the disk again where they are looked at again.
+        """
+        for view in (self.message, *self._files.values()):
+            # Windows has no such call, and counts mapped pages otherwise.
+            if isinstance(view.obj, mmap.mmap) and hasattr(view.obj, "madvise"):
+                view.obj.madvise(mmap.MADV_DONTNEED)
+
     def _entry(self, tensor: TensorMessage, origin: tuple[str, ...]) -> Initialiser:
         file, offset = None, None
         if min(tensor.shape, default=0) < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -70,6 +71,25 @@ def test_values_are_read_only_views_of_the_file(tmp_path):
     assert not values.flags.writeable
     data = entry.file.read_bytes()
     assert data[entry.offset : entry.offset + values.nbytes] == values.tobytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="how much is mapped is read from /proc")
+@pytest.mark.parametrize("save", [saved, external])
+def test_pages_can_be_let_go_of_while_arrays_stay(tmp_path, save):
+    values = np.arange(2**23, dtype=np.float32)
+    graph = open_graph(save(graph_of(numpy_helper.from_array(values, "w")), tmp_path))
+    read = graph.read("w")
+    before = mapped_kib()
+    assert (read == values).all()
+    assert mapped_kib() - before > 2**14
+    graph.release()
+    assert mapped_kib() - before < 2**12
+    assert (read == values).all()
+
+
+def mapped_kib() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.INT64])
