@@ -60,7 +60,7 @@ def test_tokens_that_the_config_alone_has_are_added(tmp_path):
         **FAST, "bos_token": {"__type": "AddedToken", "content": "<s>"}, "eos_token": "</s>", "pad_token": "<pad>",
         "added_tokens_decoder": {
             "0": {"content": "<unk>", "special": True}, "1": {"content": "<s>", "special": True},
-            "2": {"content": "</s>", "special": True}, str(next_id): {"content": "<extra>", "special": False},
+            "2": {"content": "</s>", "special": False}, str(next_id): {"content": "<extra>", "special": False},
             str(next_id + 1): {"content": "<turn>", "special": True, "lstrip": True},
         },
     }  # fmt: skip
@@ -69,6 +69,7 @@ def test_tokens_that_the_config_alone_has_are_added(tmp_path):
     ours = loaded(tmp_path)
     assert ours.id_of("<pad>") == next_id + 2
     assert {ours.id_of("<turn>"), ours.id_of("<pad>")} <= ours.special_ids
+    assert ours.id_of("</s>") in ours.special_ids  # a token with a name is special, whatever its entry says
     assert next_id not in ours.special_ids
 
 
