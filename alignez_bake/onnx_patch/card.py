@@ -20,7 +20,7 @@ _TAGS: Final = ("alignez-bake", "alignez", "self-alignment")
 _SHARED: Final = (
     "Data files marked *hard-linked* are the base's own files under a second name: a change in place of one is a "
     "change of both. ONNX Runtime opens them; the Python packages `onnx` and `onnx_ir` refuse to load data files with "
-    "several hard links, and take a copy (`cp -r --no-preserve=links`)."
+    "several hard links, and take a copy (`cp -r` makes one)."
 )
 
 

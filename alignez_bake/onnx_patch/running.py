@@ -110,6 +110,8 @@ class Watched:
         options.enable_mem_reuse = False
         # Packed weights are a second copy of all of them, which four short runs do not pay for.
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # Threads that wait in a loop take the processor from whatever else runs on the machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # The graph is given as bytes, since the file has not these outputs.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(path.parent.resolve())
@@ -122,7 +124,8 @@ class Watched:
             )
         except runtime_errors() as error:
             raise BadInputError(
-                f"{place}: ONNX Runtime {runtime.__version__} cannot run it ({' '.join(str(error).split())})"
+                f"{place}: ONNX Runtime {runtime.__version__} cannot run it ({' '.join(str(error).split())}); "
+                "--verify tensors compares the files alone"
             ) from error
         check_started(providers, self._session.get_providers(), place)
 

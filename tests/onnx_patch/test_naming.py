@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from alignez_bake.commands.bake_onnx import bake_onnx
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.onnx_optimise.optimise import optimise_graph
 from alignez_bake.onnx_patch.base_graph import open_base_graph
 from alignez_bake.onnx_patch.graph_map import block_input, find_map
 from alignez_bake.site import Site
@@ -102,6 +104,27 @@ def test_the_builder_spells_biases_as_adds(graph_folder, tiny_folder, tmp_path):
     base, graph = tiny_folder("qwen2"), graph_folder("builder", "qwen2")
     result = bake_onnx(graph, plan_at(base, constant=True), tmp_path / "out", model=base)
     assert result.verdict == "passed", result.reasons
+
+
+def test_fused_operators_leave_maps_alone_but_may_swallow_a_bias(own_graph, tiny_folder, tmp_path):
+    base = tiny_folder("llama")
+    graph = tmp_path / "fused"
+    shutil.copytree(own_graph("external", "llama"), graph, ignore=shutil.ignore_patterns("*.onnx*"))
+    optimise_graph(tmp_path / "base" / GRAPH, graph / GRAPH)
+    plan = plan_at(base, constant=True)
+    bake_onnx(graph, plan, tmp_path / "folded", model=base)
+    error, moved = hooked_difference(base, plan, tmp_path / "folded" / GRAPH)
+    assert moved >= 1e-3
+    assert error <= 1e-5
+
+    def swallow(model):
+        for node in model.graph.node:
+            if node.op_type == "SkipSimplifiedLayerNormalization":
+                node.input.append(node.input[2])
+
+    rewritten(graph / GRAPH, swallow)
+    with pytest.raises(BadInputError, match="its bias was fused into SkipSimplifiedLayerNormalization"):
+        bake_onnx(graph, plan, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["external", "torchscript"])
