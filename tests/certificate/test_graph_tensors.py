@@ -23,6 +23,7 @@ from alignez_bake.lowering.lower import lower
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.onnx_export.graph import export_graph
 from alignez_bake.onnx_graph.initialisers import open_graph
+from alignez_bake.onnx_optimise.optimise import optimise_graph
 from alignez_bake.progress import NoProgress
 from tests.baking import flipped, plan_for
 from tests.inserted.saving import edit_at, load_inserted, plan_of
@@ -162,6 +163,15 @@ def test_right_graphs_pass(made, name):
     norms = {key for key in contents.names if "norm" in key and one.base.architecture.model_type == "gemma2"}
     assert set(found.not_comparable) == norms
     assert all("folded from it and other values" in reason for reason in found.not_comparable.values())
+
+
+@pytest.mark.parametrize("name", ["llama", "experts"])
+def test_fused_operators_leave_the_tensors_as_they_are(made, tmp_path, name):
+    one = made(name)
+    assert optimise_graph(one.graph, tmp_path / "model.onnx").fused
+    before, after = one.certify(), one.certify(tmp_path / "model.onnx")
+    assert after.verdict == "passed"
+    assert (after.deliveries, after.untouched) == (before.deliveries, before.untouched)
 
 
 def test_json_has_the_figures_of_the_level_and_of_graphs(made):
