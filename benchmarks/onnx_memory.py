@@ -24,9 +24,10 @@ def main(name: str, folder: Path, batch: int, prefill: int, decode: int) -> None
     """Generate, and print what that needed."""
     torch.set_num_threads(1)
     vocabulary = int(open_model_folder(folder / "base").config["vocab_size"])
-    open_subject(name, folder / "warm", "cpu", prefill + decode).start(prompt(256, 1, 4))
+    room = prefill + 1 + decode  # the prompt gives one token, too
+    open_subject(name, folder / "warm", "cpu", room).start(prompt(256, 1, 4))
     before = reset_peak()
-    subject = open_subject(name, folder, "cpu", prefill + decode)
+    subject = open_subject(name, folder, "cpu", room)
     subject.start(prompt(vocabulary, batch, prefill))
     for _ in range(decode):
         subject.token()
