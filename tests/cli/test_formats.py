@@ -19,9 +19,10 @@ DEMO = Path(__file__).parents[2] / "examples" / "demo" / "base"
 FILES = {
     "adapter": {"adapter_config.json", "adapter_model.safetensors"},
     "gguf": {"adapter.gguf"},
+    "onnx": {"model.onnx", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"},
     "edits": {"edits.safetensors"},
 }
-LEVELS = {"adapter": ["tensors", "forward"], "gguf": ["tensors"], "edits": ["tensors"]}
+LEVELS = {"onnx": ["tensors", "forward"], "adapter": ["tensors", "forward"], "gguf": ["tensors"], "edits": ["tensors"]}
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_a_dry_run_says_the_ways_and_writes_nothing(bake, tmp_path):
     assert "nothing was written" in ran.out
 
 
-@pytest.mark.parametrize("artefact", ["adapter", "gguf", "edits"])
+@pytest.mark.parametrize("artefact", ["adapter", "gguf", "onnx", "edits"])
 def test_the_whole_way_in_every_format(artefact, cli, whole_way, tmp_path):
     out = tmp_path / "out"
     ran = cli(*whole_way, "--out", out, "--as", artefact, "--json")

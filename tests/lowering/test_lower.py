@@ -99,7 +99,7 @@ def test_without_code_the_flag_and_the_other_formats_are_named(kind, llama, tmp_
     message = str(caught.value)
     assert f"2 of 2 edits cannot be baked as checkpoint: {kind}.0, {kind}.1: gate 'relu' is not linear" in message
     assert "it needs an inserted module, a small code file in the result: --trust-remote-code" in message
-    assert message.endswith("; --as can carry them: checkpoint --trust-remote-code, edits")
+    assert message.endswith("; --as can carry them: checkpoint --trust-remote-code, onnx, edits")
 
 
 @pytest.mark.parametrize("artefact", ["adapter", "gguf"])
@@ -108,7 +108,7 @@ def test_formats_without_modules_name_those_that_carry_the_edit(artefact, llama,
     with nothing_written(tmp_path), pytest.raises(BadInputError) as caught:
         bake(llama, plan, tmp_path / "out", artefact=artefact, trust_remote_code=True)
     assert f"2 of 2 edits cannot be baked as {artefact}: mlp_write.0, mlp_write.1: gate 'relu'" in str(caught.value)
-    assert "--as can carry them: checkpoint --trust-remote-code, edits" in str(caught.value)
+    assert "--as can carry them: checkpoint --trust-remote-code, onnx, edits" in str(caught.value)
 
 
 def test_only_formats_that_carry_all_refused_edits_are_named(llama, tmp_path):
