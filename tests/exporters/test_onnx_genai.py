@@ -223,7 +223,7 @@ def test_what_the_builder_says_when_it_fails_is_the_error(tmp_path):
         ("qwen2", {}, {"kinds": ("mlp_write",), "constant": True}),  # re-homed: builder's llama with biases
         ("llama", {"bias": True}, {"kinds": ("attn_write", "mlp_write"), "constant": True}),
         ("llama", {"dtype": torch.bfloat16}, {"kinds": ("attn_write",)}),
-        ("llama", {}, {"kinds": ("attn_q", "attn_v")}),
+        ("llama", {}, {"kinds": ("mlp_gate",)}),
         *(
             (name, {}, {"kinds": ("attn_write",)})
             for name in ("qwen2", "qwen3", "mistral", "gemma2", "phi3", "granite")

@@ -25,15 +25,15 @@ def first(graph, operator):
 
 def test_external_data_stay_external_and_equal(optimised, tmp_path):
     source, target = tmp_path / "plain.onnx", tmp_path / "fused.onnx"
-    onnx_ir.save(onnx_ir.load(optimised("llama", "inserted").plain.path), source, external_data="plain.onnx_data")
+    onnx_ir.save(onnx_ir.load(optimised("llama", "inserted", 23).plain.path), source, external_data="plain.onnx_data")
     optimise_graph(source, target)
     stored = (tmp_path / "plain.onnx_data").stat().st_size
     assert (tmp_path / "fused.onnx_data").stat().st_size == pytest.approx(stored, rel=0.02)
     external = [entry for entry in onnx.load(target, load_external_data=False).graph.initializer if entry.external_data]
     assert {entry.external_data[0].value for entry in external} == {"fused.onnx_data"}
     batch = prompts(1)
-    graph = Graph(target, optimised("llama", "inserted").plain.names)
-    inside = optimised("llama", "inserted").optimised
+    graph = Graph(target, optimised("llama", "inserted", 23).plain.names)
+    inside = optimised("llama", "inserted", 23).optimised
     logits, _ = graph.step(batch, graph.empty_cache(1))
     assert logits.equal(inside.step(batch, inside.empty_cache(1))[0])
 
@@ -112,5 +112,5 @@ def test_a_target_that_exists_is_not_written_over(optimised, tmp_path):
     target = tmp_path / "there.onnx"
     target.write_bytes(b"mine")
     with pytest.raises(BadInputError, match="exists"):
-        optimise_graph(optimised("gpt2").plain.path, target)
+        optimise_graph(optimised("gpt2", "base", 23).plain.path, target)
     assert target.read_bytes() == b"mine"

@@ -158,7 +158,7 @@ def test_other_bits_are_refused(wide, tmp_path):
 
 def test_a_graph_of_narrow_matrices_is_refused(optimised, tmp_path):
     with pytest.raises(BadInputError, match="no matrix to quantise"):
-        quantise_graph(optimised("gpt2").plain.path, tmp_path / "q.onnx", bits=4)
+        quantise_graph(optimised("gpt2", "base", 23).plain.path, tmp_path / "q.onnx", bits=4)
     assert not list(tmp_path.iterdir())
 
 
