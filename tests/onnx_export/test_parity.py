@@ -11,7 +11,7 @@ from tests.tiny_models import MODEL_TYPES, VOCABULARY
 
 MOVED = 100
 TOKENS = 64
-DEFAULT = [("llama", "folded"), ("llama", "inserted"), ("gemma2", "base"), ("gpt2", "base")]
+DEFAULT = [("llama", "folded"), ("llama", "inserted"), ("gemma2", "base"), ("gpt2", "base"), ("gpt_oss", "folded")]
 MODELS = [
     *DEFAULT,
     *(
