@@ -10,7 +10,7 @@ as fast as ones of the size of a weight, and no more than one weight is in memor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -22,10 +22,13 @@ from alignez_bake.onnx_patch.changes import inserted_name
 from alignez_bake.safetensors_io.dtypes import numpy_dtype_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from alignez_bake.edit import Edit
+    from alignez_bake.edit_plan import Group
+    from alignez_bake.low_rank import LowRankChange
     from alignez_bake.onnx_patch.base_graph import BaseGraph
     from alignez_bake.onnx_patch.changes import GraphChanges
     from alignez_bake.onnx_patch.decisions import SitePatch
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 _BLOCK: Final = 128 * 1024
 """Values that are computed together: a megabyte of float64."""
+_COLUMNS: Final = 8 * _BLOCK
+"""Likewise, where each block costs a walk through the edits."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def folded_site(graph: BaseGraph, patch: SitePatch) -> FoldedSite:
         base_bias = graph.tensors.read(graph_map.bias).astype(np.float64).reshape(-1)
         _check_finite(base_bias, graph_map.bias)
     with np.errstate(over="ignore", invalid="ignore"):  # of a weight that is not finite, which `blocks` refuses
-        change = low_rank(patch.groups, weight[rows], None if graph_map.bias is None else base_bias[rows])
+        change = _change(patch.groups, weight[rows], None if graph_map.bias is None else base_bias[rows])
     b_matrix = np.zeros((graph_map.fused, change.b_matrix.shape[1]))
     b_matrix[rows] = change.b_matrix
     exact_bias = base_bias.copy()
@@ -145,6 +150,28 @@ def fold_site(changes: GraphChanges, patch: SitePatch) -> None:
     add = changes.node("Add", (raw, name), inserted_name(str(site), "Add"))
     add.output[0] = graph_map.output
     changes.after.setdefault(graph_map.place, []).append(add)
+
+
+def _change(groups: Sequence[Group], weight: NDArray[Any], bias: Float64Array | None) -> LowRankChange:
+    """`low_rank` of some columns of W at a time, for the same reason as `FoldedWeight.blocks`.
+
+    A column of A is made of the same column of W, and of the same row of R where an edit reads the input; B and Δb are
+    the same whatever the columns.
+    """
+    d_out, d_in = weight.shape
+    step = max(1, _COLUMNS // max(d_out, 1))
+    parts = []
+    for start in range(0, d_in, step):
+        part = slice(start, min(start + step, d_in))
+        of_part = [group._replace(edits=tuple(_at_columns(edit, part) for edit in group.edits)) for group in groups]
+        parts.append(low_rank(of_part, weight[:, part], bias))
+    return parts[0]._replace(a_matrix=np.hstack([entry.a_matrix for entry in parts]))
+
+
+def _at_columns(edit: Edit, part: slice) -> Edit:
+    if edit.reads != "input" or edit.right is None:
+        return edit
+    return replace(edit, right=edit.right[part])
 
 
 def _reads_out_in(node: Any) -> bool:  # noqa: ANN401 - a NodeProto

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.edit_file import write_edits
 from alignez_bake.exporters.output_folder import OURS
-from alignez_bake.report.record import EDITS_FILE, RECORD_FILE, installed_versions, tool_name, write_json
+from alignez_bake.report.record import (
+    EDITS_FILE,
+    PATCHED_GRAPH,
+    RECORD_FILE,
+    decisions_json,
+    installed_versions,
+    tool_name,
+    write_json,
+)
 from alignez_bake.runtime.providers import runtime_package
 from alignez_bake.safetensors_io.fingerprint import config_sha256
 
@@ -20,27 +29,7 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.decide import Decision
     from alignez_bake.onnx_patch.base_graph import BaseGraph
 
-ARTEFACT: Final = "onnx-patch"
-"""What the record calls this kind of result."""
-
 _ENDS: Final = 64 * 1024
-
-
-def decisions_json(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
-    """Every decision, with its reason."""
-    return [
-        {
-            "edit": decision.index,
-            "site": str(decision.edit.site),
-            "objective": decision.edit.objective,
-            "rank": decision.edit.rank,
-            "route": decision.route,
-            "reason": decision.reason,
-            "exactness": decision.exactness,
-            "cost": decision.cost,
-        }
-        for decision in decisions
-    ]
 
 
 def graph_fingerprint(graph: BaseGraph) -> dict[str, Any]:
@@ -55,6 +44,7 @@ def graph_fingerprint(graph: BaseGraph) -> dict[str, Any]:
 
 def write_graph_record(
     folder: Path,
+    out: Path,
     graph: BaseGraph,
     plan: EditPlan,
     decisions: Sequence[Decision],
@@ -67,6 +57,7 @@ def write_graph_record(
 
     Args:
         folder: the result folder being written.
+        out: where it will lie; the path of the graph's folder is recorded relative to it.
         graph: the graph that was patched.
         plan: the edits.
         decisions: the way of each.
@@ -84,9 +75,12 @@ def write_graph_record(
         folder / OURS / RECORD_FILE,
         {
             "tool": tool_name(),
-            "artefact": ARTEFACT,
+            "artefact": PATCHED_GRAPH,
             "base": base,
-            "base_graph": graph_fingerprint(graph),
+            "base_graph": {
+                **graph_fingerprint(graph),
+                "path": os.path.relpath(graph.folder.resolve(), out.resolve()),
+            },
             "seed": seed,
             "weights": dict(plan.weights),
             "provenance": dict(plan.provenance),
