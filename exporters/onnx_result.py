@@ -96,6 +96,16 @@ class GraphResult:
         return GraphAnswering(self.session, self.base, tokenizer)
 
 
+def answering_graph(folder: Path, base: ModelFolder, *, device: str, trust_remote_code: bool) -> GraphAnswering:
+    """The graph of a folder of any origin, with the tokenizer of the model that it was made of.
+
+    Raises:
+        BadInputError: a device without a provider, a graph that cannot be opened, or a base without a tokenizer.
+    """
+    tokenizer = tokenizer_of(base.path, trust_remote_code=trust_remote_code)
+    return GraphAnswering(open_session(folder, providers_for(device)), base, tokenizer)
+
+
 @dataclass(frozen=True)
 class GraphAnswering:
     """A graph that continues contexts."""

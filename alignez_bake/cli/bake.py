@@ -101,6 +101,7 @@ def bake_command(
             push=push,
             device=device,
             allow_other_base=allow_other_base,
+            trust_remote_code=trust_remote_code,
             seed=seed,
             dry_run=dry_run,
             json=json,

@@ -45,6 +45,7 @@ def bake_into_graph(
     push: str | None,
     device: str,
     allow_other_base: bool,
+    trust_remote_code: bool,
     seed: int,
     dry_run: bool,
     json: bool,
@@ -65,6 +66,7 @@ def bake_into_graph(
         require_fold=require_fold,
         # Importing torch, which knows whether there is a GPU, takes seconds.
         device=resolved_device(device) if level == "forward" else device,
+        trust_remote_code=trust_remote_code,
         seed=seed,
         dry_run=dry_run,
         progress=RichProgress(),

@@ -25,6 +25,14 @@ def verify_command(
     *,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A result folder.")],
     model: options.OptionalModel = None,
+    base_onnx: Annotated[
+        Path | None,
+        typer.Option(
+            "--base-onnx",
+            metavar="DIR",
+            help="Of a patched graph: the graph it was made from; if left out, where it lay.",
+        ),
+    ] = None,
     level: Annotated[
         str | None,
         typer.Option(
@@ -44,6 +52,7 @@ def verify_command(
     result = verify(
         out,
         model,
+        base_onnx=base_onnx,
         level=checked,
         device=resolved_device(device) if checked != "tensors" else device,
         trust_remote_code=trust_remote_code,

@@ -68,7 +68,7 @@ class BakeResult(Certified):
         """The result as JSON values."""
         return {
             **self.certificate_json(),
-            "decisions": decisions_json(self.lowering),
+            "decisions": decisions_json(self.lowering.decisions),
             **({} if self.refitted is None else {"refit": self.refitted.to_json()}),
             "files_left_out": [{"name": name, "reason": reason} for name, reason in self.skipped],
             "notes": list(self.notes),

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified, LevelCertificate, worst
-from alignez_bake.commands.bake import check_base
-from alignez_bake.edit_file import read_edits
-from alignez_bake.edit_plan import EditPlan
+from alignez_bake.commands.bake import check_base, plan_of
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.base_files import copy_base_files
 from alignez_bake.exporters.output_folder import OURS, check_output, check_space, publish, staged_output
-from alignez_bake.hub.download import base_folder, edits_file
+from alignez_bake.hub.download import base_folder
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.onnx_patch.base_graph import open_base_graph
 from alignez_bake.onnx_patch.base_weights import check_weights
@@ -22,18 +20,20 @@ from alignez_bake.onnx_patch.data_files import takes_space
 from alignez_bake.onnx_patch.decisions import decisions_of, site_patches
 from alignez_bake.onnx_patch.edits_data import ENDING
 from alignez_bake.onnx_patch.patch import bytes_needed, write_patched
-from alignez_bake.onnx_patch.record import decisions_json, write_graph_record
+from alignez_bake.onnx_patch.record import write_graph_record
 from alignez_bake.onnx_patch.tensors_level import certify_stored
 from alignez_bake.progress import NoProgress
-from alignez_bake.report.record import write_certificate
+from alignez_bake.report.record import decisions_json, write_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from alignez_bake.certificate.verdict import Level
+    from alignez_bake.edit_plan import EditPlan
     from alignez_bake.lowering.decide import Decision
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.onnx_patch.base_graph import BaseGraph
+    from alignez_bake.onnx_patch.decisions import SitePatch
     from alignez_bake.progress import Progress
 
 # Records, certificate, card and the copied small files, beside the graph.
@@ -78,6 +78,7 @@ def bake_onnx(
     allow_other_base: bool = False,
     require_fold: bool = False,
     device: str = "cpu",
+    trust_remote_code: bool = False,
     seed: int = 0,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -90,12 +91,14 @@ def bake_onnx(
         edits: `edits.safetensors`, a folder or hub id that holds one, or a plan in memory.
         out: folder to write; absent or empty.
         model: folder or hub id of the model that the graph was made of: the weights of edited maps must be its own,
-            bit for bit. Without it their shapes must fit, and the certificate is of the graph alone.
+            bit for bit, and the patched graph must run as the model with hooks does. Without it shapes must fit, and
+            the certificate is of the graphs alone.
         weights: dials by objective.
         verify: `tensors` compares files; `forward` also runs both graphs.
         allow_other_base: take edits that were made for another base, if their sites and shapes fit.
         require_fold: refuse edits that need nodes of their own.
         device: for `verify="forward"`: "cpu", "cuda", ...
+        trust_remote_code: for `verify="forward"` with `model`, passed to transformers' loader.
         seed: recorded with the result.
         dry_run: decide, write nothing; the result has no levels.
         progress: where to say how far it is.
@@ -110,9 +113,7 @@ def bake_onnx(
     progress = progress or NoProgress()
     graph = open_base_graph(folder)
     check_output(out, folder)
-    plan = edits if isinstance(edits, EditPlan) else read_edits(edits_file(edits))
-    if weights:
-        plan = plan.with_weights(weights)
+    plan = plan_of(edits, weights)
     base = None if model is None else open_model_folder(base_folder(model))
     _check_plan(plan, graph, base, allow_other_base=allow_other_base)
     patches = site_patches(graph, plan, require_fold=require_fold)
@@ -131,6 +132,7 @@ def bake_onnx(
         skipped = copy_base_files(folder, staging, own)
         write_graph_record(
             staging,
+            out,
             graph,
             plan,
             decisions,
@@ -140,10 +142,18 @@ def bake_onnx(
         )
         levels: list[LevelCertificate] = [certify_stored(graph, patches, staging / graph.path.name, progress)]
         if verify == "forward":
-            # Runs both graphs, which the rest of a patch does without.
-            from alignez_bake.onnx_patch.forward_level import certify_running  # noqa: PLC0415
-
-            levels.append(certify_running(graph, patches, staging / graph.path.name, device=device, progress=progress))
+            levels.append(
+                running_level(
+                    graph,
+                    plan,
+                    patches,
+                    staging / graph.path.name,
+                    base,
+                    device=device,
+                    trust_remote_code=trust_remote_code,
+                    progress=progress,
+                )
+            )
         verdict = worst([level.verdict for level in levels])
         write_certificate(staging, levels, verdict)
         card = graph_card(out.name, graph, decisions, written.data_files, levels)
@@ -151,6 +161,46 @@ def bake_onnx(
         path = publish(staging, out, failed=verdict != "passed")
     left_out = tuple((entry.name, entry.reason) for entry in skipped)
     return GraphBakeResult(path, tuple(levels), decisions, written.data_files, written.size, left_out)
+
+
+def running_level(
+    graph: BaseGraph,
+    plan: EditPlan,
+    patches: Sequence[SitePatch],
+    patched: Path,
+    base: ModelFolder | None,
+    *,
+    device: str,
+    trust_remote_code: bool,
+    progress: Progress,
+) -> LevelCertificate:
+    """Level `forward`: site by site beside the base graph, and, where the model is at hand, end to end beside it.
+
+    Args:
+        graph: the graph that was patched.
+        plan: the edits.
+        patches: what was done.
+        patched: the patched `.onnx` file.
+        base: the model that the graph was made of, or None.
+        device: where everything runs.
+        trust_remote_code: passed to transformers' loader.
+        progress: counts runs.
+
+    Raises:
+        BadInputError: a graph or a model that does not run here.
+    """
+    # Both need ONNX Runtime, and the second torch and transformers, which the rest of a patch does without.
+    from alignez_bake.onnx_patch.forward_level import certify_running  # noqa: PLC0415
+
+    sites = certify_running(graph, patches, patched, device=device, progress=progress)
+    if base is None:
+        return sites
+    from alignez_bake.onnx_patch.against_model import PatchedForwardLevel, certify_against_model  # noqa: PLC0415
+
+    model = certify_against_model(
+        base, graph, plan, patches, patched, device=device, trust_remote_code=trust_remote_code, progress=progress
+    )
+    return PatchedForwardLevel(sites, model)
 
 
 def _check_plan(plan: EditPlan, graph: BaseGraph, base: ModelFolder | None, *, allow_other_base: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.commands.answers import answers, recorded_template
-from alignez_bake.commands.opened import open_result
+from alignez_bake.commands.opened import is_patched, open_result
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.hub.download import base_folder
@@ -63,7 +63,7 @@ def compare(
     """Let base and aligned model answer.
 
     Args:
-        aligned: a result folder of any kind that runs here, or a model folder of any origin.
+        aligned: a result folder of any kind that runs here, or a folder of any origin with a model or an ONNX graph.
         model: the base's folder or hub id; unless given where it lay at baking, or what the hub's cache has of it.
         prompts: queries; a few of the shipped ones unless given.
         prompt_template: how a query becomes a prompt; the form that the result was made with unless given.
@@ -79,7 +79,7 @@ def compare(
         BadInputError: a folder that does not load, or a prompt that is too long.
     """
     aligned = Path(aligned)
-    opened = open_result(aligned, model) if (aligned / OURS).is_dir() else None
+    opened = open_result(aligned, model) if (aligned / OURS).is_dir() and not is_patched(aligned) else None
     if opened is None and model is None:
         raise BadInputError(f"{aligned} does not say what its base is: name it with --model BASE")
     base = open_model_folder(base_folder(str(model))) if opened is None else opened.base
@@ -92,6 +92,11 @@ def compare(
         return TorchAnswering(load_language_model(folder, device=device, trust_remote_code=trust_remote_code))
 
     def aligned_model() -> Answering:
+        if opened is None and list(aligned.glob("*.onnx")):
+            # Needs ONNX Runtime, which other folders do without.
+            from alignez_bake.exporters.onnx_result import answering_graph  # noqa: PLC0415
+
+            return answering_graph(aligned, base, device=device, trust_remote_code=trust_remote_code)
         if opened is None:
             return loaded(open_model_folder(aligned))
         return opened.exporter.reload(

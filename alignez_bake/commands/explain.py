@@ -70,7 +70,7 @@ class Explanation:
             "model_type": self.model_type,
             "layers": self.layers,
             "sites": [asdict(site) for site in self.sites],
-            "decisions": None if self.lowering is None else decisions_json(self.lowering),
+            "decisions": None if self.lowering is None else decisions_json(self.lowering.decisions),
         }
 
 

@@ -11,7 +11,7 @@ from alignez_bake.exporters.registry import exporter_named
 from alignez_bake.hub.download import base_folder
 from alignez_bake.lowering.lower import lower
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.report.record import read_record, read_result_edits, recorded_base
+from alignez_bake.report.record import PATCHED_GRAPH, read_record, read_result_edits, recorded_base
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +36,15 @@ class OpenedResult:
     base: ModelFolder
     exporter: Exporter
     lowering: Lowering
+
+
+def is_patched(out: Path) -> bool:
+    """Whether a folder is a patched graph.
+
+    Raises:
+        BadInputError: not a result.
+    """
+    return read_record(out).get("artefact") == PATCHED_GRAPH
 
 
 def open_result(out: Path, model: str | Path | None) -> OpenedResult:

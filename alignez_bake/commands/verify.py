@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified
 from alignez_bake.commands.bake import checked_level
-from alignez_bake.commands.opened import open_result
+from alignez_bake.commands.opened import is_patched, open_result
+from alignez_bake.errors import BadInputError
 from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def verify(
     out: str | Path,
     model: str | Path | None = None,
     *,
+    base_onnx: str | Path | None = None,
     level: Level | None = None,
     device: str = "cpu",
     trust_remote_code: bool = False,
@@ -38,7 +40,9 @@ def verify(
 
     Args:
         out: the result folder.
-        model: the base's folder or hub id; unless given where it lay at baking, or what the hub's cache has of it.
+        model: the base's folder or hub id; unless given where it lay at baking, or what the hub's cache has of it. A
+            patched graph is compared with its model only if it is given.
+        base_onnx: of a patched graph, the folder of the graph that it was made from; where it lay unless given.
         level: `tensors` compares files and runs nothing; `forward` also runs baked and hooked model; the highest
             that there is for the kind of artefact unless given.
         device: for `forward`.
@@ -50,6 +54,21 @@ def verify(
     """
     out = Path(out)
     progress = progress or NoProgress()
+    if is_patched(out):
+        from alignez_bake.commands.verify_patched import verify_patched  # noqa: PLC0415 - needs onnx
+
+        of_graph = verify_patched(
+            out,
+            None if base_onnx is None else Path(base_onnx),
+            model,
+            level=level or "forward",
+            device=device,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
+        return VerifyResult(out, tuple(of_graph))
+    if base_onnx is not None:
+        raise BadInputError(f"--base-onnx is for patched graphs, and {out} is none: leave it out")
     opened = open_result(out, model)
     base, exporter, lowering = opened.base, opened.exporter, opened.lowering
     level = checked_level(exporter, exporter.highest_level if level is None else level)

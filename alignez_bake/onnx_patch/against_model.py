@@ -35,11 +35,11 @@ class PatchedForwardLevel:
 
     Attributes:
         sites: the patched graph beside the base graph and the formula, site by site.
-        model: it beside the hooked and the baked model, end to end.
+        model: it beside the hooked and the baked model, end to end; or why it is not held to their bounds.
     """
 
     sites: GraphForwardLevel
-    model: GraphCertificate
+    model: GraphCertificate | str
 
     @property
     def level(self) -> Level:
@@ -49,24 +49,28 @@ class PatchedForwardLevel:
     @property
     def verdict(self) -> Verdict:
         """The worse of the two."""
-        return worst([self.sites.verdict, self.model.verdict]) or "failed"
+        verdicts = [self.sites.verdict, *([] if isinstance(self.model, str) else [self.model.verdict])]
+        return worst(verdicts) or "failed"
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Those of both."""
-        return (*self.sites.reasons, *self.model.reasons)
+        return (*self.sites.reasons, *(() if isinstance(self.model, str) else self.model.reasons))
 
     def to_json(self) -> dict[str, Any]:
         """The figures of the sites, and under `model` those of the comparison with the model."""
-        figures = {**self.sites.to_json(), "model": self.model.to_json()}
+        model = {"not_compared": self.model} if isinstance(self.model, str) else self.model.to_json()
+        figures = {**self.sites.to_json(), "model": model}
         return {**figures, "verdict": self.verdict, "reasons": list(self.reasons)}
 
     def main_figures(self) -> list[tuple[str, str]]:
         """Those of both."""
+        if isinstance(self.model, str):
+            return [*main_figures(self.sites), ("not compared with the model", self.model)]
         return [*main_figures(self.sites), *main_figures(self.model)]
 
 
-def incomparable(graph: BaseGraph, patches: Sequence[SitePatch]) -> str | None:
+def _incomparable(graph: BaseGraph, patches: Sequence[SitePatch]) -> str | None:
     """Why a graph cannot be held to the bounds of its model; None if it can."""
     if graph.from_builder:
         return "onnxruntime-genai's graphs take no rows that are padded on the left"
@@ -77,6 +81,7 @@ def incomparable(graph: BaseGraph, patches: Sequence[SitePatch]) -> str | None:
 
 def certify_against_model(
     base: ModelFolder,
+    base_graph: BaseGraph,
     plan: EditPlan,
     patches: Sequence[SitePatch],
     graph: Path,
@@ -84,21 +89,28 @@ def certify_against_model(
     device: str,
     trust_remote_code: bool,
     progress: Progress,
-) -> GraphCertificate:
+) -> GraphCertificate | str:
     """Run the patched graph beside the hooked and the baked model, in the dtype of the graph's weights.
 
     Args:
         base: the model that the graph was made of.
+        base_graph: the graph that was patched.
         plan: the edits.
-        patches: what was done; `incomparable` has nothing against it.
+        patches: what was done.
         graph: the patched `.onnx` file.
         device: where all run.
         trust_remote_code: passed to transformers' loader.
         progress: counts tensors and prompts.
 
+    Returns:
+        What was found; or why the graph cannot be held to the bounds of its model.
+
     Raises:
         BadInputError: a model that does not load, edits that no checkpoint can carry, or a graph that does not run.
     """
+    reason = _incomparable(base_graph, patches)
+    if reason is not None:
+        return reason
     file_dtype = patches[0].graph_map.dtype
     dtype = next((name for name, spelling in FILE_DTYPES.items() if spelling == file_dtype), None)
     lowering = lower(plan, base, CheckpointExporter(), code=True, dtype=file_dtype)

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from alignez_bake.certificate.verdict import LevelCertificate, Verdict
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.exporters.protocol import ExportSettings, SkippedFile
-    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.lowering.decide import Decision, Lowering
     from alignez_bake.model_folder import ModelFolder
 
 EDITS_FILE: Final = "edits.safetensors"
 RECORD_FILE: Final = "alignez.json"
 CERTIFICATE_FILE: Final = "certificate.json"
+PATCHED_GRAPH: Final = "onnx-patch"
+"""What a record calls the result of `bake --base-onnx`, which has a graph for a base instead of a model."""
 _PACKAGES: Final = ("ml_dtypes", "numpy", "safetensors", "tokenizers", "torch", "transformers")
 _MAX_BYTES: Final = 256 * 1024 * 1024
 
@@ -47,8 +49,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def decisions_json(lowering: Lowering) -> list[dict[str, Any]]:
-    """Every decision of a lowering, with its reason."""
+def decisions_json(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
+    """Every decision, with its reason."""
     return [
         {
             "edit": decision.index,
@@ -60,7 +62,7 @@ def decisions_json(lowering: Lowering) -> list[dict[str, Any]]:
             "exactness": decision.exactness,
             "cost": decision.cost,
         }
-        for decision in lowering.decisions
+        for decision in decisions
     ]
 
 
@@ -104,7 +106,7 @@ def write_record(
             "seed": seed,
             "weights": dict(plan.weights),
             "provenance": dict(plan.provenance),
-            "decisions": decisions_json(lowering),
+            "decisions": decisions_json(lowering.decisions),
             "files_left_out": [{"name": entry.name, "reason": entry.reason} for entry in skipped],
             "versions": installed_versions(),
         },
