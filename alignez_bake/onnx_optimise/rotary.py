@@ -95,10 +95,13 @@ def _factor(product: onnx_ir.Node, operator: str) -> tuple[onnx_ir.Value | None,
 
 
 def _has_equal_halves(value: onnx_ir.Value | None, operator: str) -> bool:
-    """Whether it is the cosine (or sine) of [f, f], perhaps times a number."""
+    """Whether it is the cosine (or sine) of [f, f], perhaps times a number, and rounded to 16 bits."""
     if value is None:
         return False
-    value, _ = times_scalar(value)
+    rounded = made_by(value, "Cast")
+    source = value if rounded is None else rounded.inputs[0]
+    assert source is not None
+    value, _ = times_scalar(source)
     wave = made_by(value, operator)
     joined = None if wave is None else made_by(wave.inputs[0], "Concat")
     return joined is not None and len(joined.inputs) == 2 and joined.inputs[0] is joined.inputs[1]

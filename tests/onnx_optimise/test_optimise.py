@@ -91,6 +91,13 @@ def test_a_graph_without_anything_to_fuse_is_an_error(tmp_path):
     assert not target.exists()
 
 
+def test_a_graph_that_is_optimised_already_is_an_error(optimised, tmp_path):
+    """Its operators are there, and none of them is new."""
+    with pytest.raises(BadInputError, match="nothing could be fused"):
+        optimise_graph(optimised("llama", "inserted", 23).optimised.path, tmp_path / "again.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("opset", "outputs", "message"), [(17, "present.0.key", "opset 17"), (20, "y", "no outputs")])
 def test_graphs_that_are_not_ours_are_refused(opset, outputs, message, tmp_path):
     x = onnx.helper.make_tensor_value_info("x", 1, [1])
