@@ -23,6 +23,7 @@ from alignez_bake.methods.registry import METHODS
 from alignez_bake.methods.registry import NOT_YET_AVAILABLE as LATER_METHODS
 from tests.hub.conftest import files_of
 from tests.hub.local_hub import OWNER, running_hub
+from tests.onnx_patch.graphs import dynamo_graph
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,6 +59,8 @@ def test_every_command_of_the_readme_runs(tmp_path, save_tiny, monkeypatch, caps
     base = save_tiny("llama", tmp_path / "base", dtype=torch.float32, overrides={"max_position_embeddings": 260})
     (tmp_path / "my_queries.txt").write_text("\n".join(QUERIES), encoding="utf-8")
     (tmp_path / "own.json").write_text(json.dumps({"truthful": {"good": "truthful", "bad": "deceptive"}}))
+    (tmp_path / "graph_of_base").mkdir()
+    dynamo_graph(base, tmp_path / "graph_of_base", external=True)
     for_gates = ["--queries", str(demo_queries(tmp_path / "demo_queries.jsonl", 100))]
     monkeypatch.chdir(tmp_path)
     # The same way with fewer of the shipped queries: a tenth of the time.
@@ -89,6 +92,8 @@ def test_every_command_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     """On the demo model, with edits of the default method and gated ones."""
     queries = demo_queries(tmp_path / "queries.jsonl", 100)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "graph_of_base").mkdir()
+    dynamo_graph(DEMO / "base", tmp_path / "graph_of_base", external=True)
     before = [
         f"alignez-bake pairs --model BASE --out pairs.jsonl --queries {queries}",
         "alignez-bake fit --model BASE --pairs pairs.jsonl --out edits.safetensors",

@@ -53,7 +53,7 @@ def test_a_provider_that_is_not_there_names_those_that_are(graph, monkeypatch):
 def test_words_become_providers_in_their_order():
     asked = asked_providers(["tensorrt:1", "cuda:1", "cpu"], AVAILABLE)
     assert [provider.argument() for provider in asked] == [
-        ("TensorrtExecutionProvider", {"device_id": "1"}), (CUDA, {"device_id": "1"}), CPU
+        ("TensorrtExecutionProvider", {"device_id": "1"}), (CUDA, {"device_id": "1", "use_tf32": "0"}), CPU
     ]  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def entry(name: str) -> str | None:
 
 def test_cuda_alone_switches_the_fallbacks_off(graph, stand_in):
     model = open_session(graph, ["cuda:2"])
-    assert StandIn.arguments == {"providers": [(CUDA, {"device_id": "2"})], "enable_fallback": 0}
+    assert StandIn.arguments == {"providers": [(CUDA, {"device_id": "2", "use_tf32": "0"})], "enable_fallback": 0}
     assert entry("session.disable_cpu_ep_fallback") == "1"
     assert (model.provider.kind.device, model.provider.device_id) == ("cuda", 2)
 
