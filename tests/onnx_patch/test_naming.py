@@ -66,8 +66,8 @@ def test_exports_of_optimum(graph_folder, tiny_folder, tmp_path, model_type, bia
     base, graph = tiny_folder(model_type, bias), graph_folder("optimum", model_type, bias)
     folded = plan_at(base, constant=True)
     last = EditPlan(tuple(replace(edit, gate="tanh", positions="last") for edit in plan_at(base, reads="block").edits))
-    for name, plan in (("folded", folded), ("last", last)):
-        result = bake_onnx(graph, plan, tmp_path / name, model=base)
+    for name, plan, model in (("folded", folded, base), ("last", last, None)):
+        result = bake_onnx(graph, plan, tmp_path / name, model=model)
         assert result.verdict == "passed", result.reasons
         error, moved = hooked_difference(base, plan, tmp_path / name / GRAPH)
         assert moved >= 1e-3
