@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
 _CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+# Where there is no unquantised release.
+_DEQUANTISE = {
+    "mxfp4": "; from_pretrained(BASE, quantization_config=Mxfp4Config(dequantize=True)) and save_pretrained make one"
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def open_model_folder(path: Path) -> ModelFolder:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
         raise BadInputError(
             f"{path} holds quantised weights (quant_method {method!r}), into which an edit cannot be folded: "
-            "use the unquantised base, bake it, and quantise the result"
+            f"use the unquantised base, bake it, and quantise the result{_DEQUANTISE.get(method, '')}"
         )
     classes = config.get("architectures") or []
     if not isinstance(classes, list):

@@ -29,6 +29,8 @@ _WEIGHT_SUFFIXES: Final = (
     ".gguf",
     ".onnx",
     ".onnx_data",
+    ".onnx.data",
+    ".onnx_edits_data",
 )
 # transformers, where peft is installed, takes the base that it names instead of the weights beside it.
 _ADAPTER_CONFIG: Final = "adapter_config.json"

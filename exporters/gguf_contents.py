@@ -162,7 +162,7 @@ def _edited_maps(model: ModelFolder, plan: EditPlan) -> list[AdaptedModule]:
     modules = []
     for folds in by_weight.values():
         slot = folds[0].slot
-        linear = model.architecture.linear_site(slot.site.kind)
+        linear = model.architecture.linear_site(slot.site.kind, slot.site.layer)
         path = model.architecture.module_path(slot.site)
         if linear.experts is not None:
             path = f"{model.architecture.layer_path(_layer(slot.site))}.{linear.experts.replace('.{expert}', '')}"

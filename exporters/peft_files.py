@@ -128,7 +128,7 @@ def _targets(base: ModelFolder, maps: Sequence[AdaptedModule]) -> dict[str, Any]
         return {"target_modules": []}
     architecture = base.architecture
     sites = [module.folds[0].slot.site for module in maps]
-    below = {architecture.linear_site(site.kind).module for site in sites}
+    below = {architecture.linear_site(site.kind, site.layer).module for site in sites}
     layers = sorted({site.layer for site in sites if site.layer is not None})
     pattern = architecture.layers.rpartition(".")[2]
     subset = None if len(layers) == base.num_layers else layers

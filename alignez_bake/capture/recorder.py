@@ -123,7 +123,7 @@ def _register(lm: LanguageModel, reading: MapReading, keep: Keep) -> RemovableHa
         stream: nn.Module = lm.model.get_submodule(path)
         return stream.register_forward_hook(stream_hook)
 
-    linear = architecture.linear_site(site.kind)
+    linear = architecture.linear_site(site.kind, site.layer)
     if reading.side not in linear.legal_reads:
         raise BadInputError(f"the {reading.side} of {site} cannot be recorded: every expert has one of its own")
 

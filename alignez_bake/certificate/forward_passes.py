@@ -187,8 +187,7 @@ def greedy_tokens(
         with quiet_transformers(), no_inherited_settings(model), watched_routers(model, routers) as calls:
             ids = model.generate(
                 inputs=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
+                attention_mask=batch.attention_mask,  # positions follow from it; given ones 4.57 would not extend
                 generation_config=config,
                 logits_processor=LogitsProcessorList([] if watcher is None else [watcher()]),
             )

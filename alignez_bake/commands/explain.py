@@ -115,13 +115,13 @@ def _explain_site(base: ModelFolder, kind: SiteKind) -> SiteExplanation:
         slot = find_slot(base, site)
     except BadInputError as error:
         return SiteExplanation(kind, description, False, (), str(error).split("; its sites are", maxsplit=1)[0])
-    linear = architecture.sites.get(kind)
+    linear = architecture.sites_of(site.layer).get(kind)
     module = architecture.embed if kind == "embed" else architecture.layer_path(0)
     return SiteExplanation(
         kind,
         description,
         True,
-        architecture.legal_reads().get(kind, LEGAL_READS[kind]),
+        architecture.legal_reads(site.layer).get(kind, LEGAL_READS[kind]),
         module if linear is None else architecture.module_path(site),
         None if slot.kind == "stream" else (slot.d_out, slot.d_in),
         None if slot.kind == "stream" else slot.bias is not None,

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.graph import certify_graph
 from alignez_bake.certificate.verdict import main_figures, worst
+from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
 from alignez_bake.exporters.checkpoint import CheckpointExporter
 from alignez_bake.exporters.dtype import FILE_DTYPES
 from alignez_bake.exporters.onnx import providers_for
 from alignez_bake.exporters.output_folder import scratch_place
+from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.lowering.lower import lower
 from alignez_bake.runtime.session import open_session
 
@@ -106,7 +108,7 @@ def certify_against_model(
         What was found; or why the graph cannot be held to the bounds of its model.
 
     Raises:
-        BadInputError: a model that does not load, edits that no checkpoint can carry, or a graph that does not run.
+        BadInputError: a model that does not load, or a graph that does not run.
     """
     reason = _incomparable(base_graph, patches)
     if reason is not None:
@@ -114,7 +116,11 @@ def certify_against_model(
     file_dtype = patches[0].graph_map.dtype
     dtype = next((name for name, spelling in FILE_DTYPES.items() if spelling == file_dtype), None)
     lowering = lower(plan, base, CheckpointExporter(), code=True, dtype=file_dtype)
-    lowering.require_complete()
+    try:
+        lowering.require_complete()
+        CheckpointExporter().check(base, lowering, ExportSettings(dtype))
+    except BadInputError as error:
+        return f"no baked model to compare with: {error}"
     session = open_session(graph, providers_for(device))
     with baked_checkpoint(base, lowering, scratch_place(graph.parent), dtype=dtype, progress=progress) as folder:
         return certify_graph(

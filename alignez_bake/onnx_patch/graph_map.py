@@ -141,7 +141,7 @@ def block_input(graph: BaseGraph, site: Site) -> tuple[str, int]:
 
 def uses_bias(graph: BaseGraph, site: Site) -> bool | None:
     """Whether the model's map has a bias by its config; None where no config tells."""
-    linear = graph.architecture.linear_site(site.kind)
+    linear = graph.architecture.linear_site(site.kind, site.layer)
     if linear.bias in ("never", "always"):
         return linear.bias == "always"
     places = places_of(graph.architecture.model_type)
@@ -155,7 +155,7 @@ def _check_site(graph: BaseGraph, site: Site) -> None:
     way_out = "bake the checkpoint and export it instead (--model BASE --as onnx)"
     if site.kind in ("residual", "embed"):
         raise BadInputError(f"site {site} is no map, and a patch edits maps alone: {way_out}")
-    linear = graph.architecture.linear_site(site.kind)
+    linear = graph.architecture.linear_site(site.kind, site.layer)
     graph.architecture.check_layer(site, graph.config)
     if linear.experts is not None:
         raise BadInputError(f"site {site} is a mixture of experts, whose maps a patch does not find: {way_out}")
@@ -292,7 +292,7 @@ def _check_bias(graph: BaseGraph, site: Site, bias: tuple[str, int, int] | None,
 
 def _rows(graph: BaseGraph, site: Site, fused: int) -> slice:
     modules = site_modules(graph.architecture, site, from_builder=graph.from_builder)
-    linear = graph.architecture.linear_site(site.kind)
+    linear = graph.architecture.linear_site(site.kind, site.layer)
     own = modules[0].endswith(linear.module)
     return linear.row_slice(fused) if own else slice(0, fused)
 

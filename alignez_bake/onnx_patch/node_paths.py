@@ -54,7 +54,7 @@ def site_modules(architecture: Architecture, site: Site, *, from_builder: bool) 
         from_builder: whether onnxruntime-genai's builder made the names.
     """
     return _below_layer(
-        architecture, site, (architecture.linear_site(site.kind).module,), _BUILDER_MODULES, from_builder
+        architecture, site, (architecture.linear_site(site.kind, site.layer).module,), _BUILDER_MODULES, from_builder
     )
 
 

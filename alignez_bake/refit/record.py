@@ -148,7 +148,7 @@ class _SiteRecorder:
 
             module = lm.model.get_submodule(architecture.block_path(site))
             handles.append(module.register_forward_pre_hook(block_hook, with_kwargs=True))
-        linear = architecture.linear_site(site.kind)
+        linear = architecture.linear_site(site.kind, site.layer)
 
         def map_hook(_module: nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             self._record(output[..., linear.row_slice(output.shape[-1])], args[0])

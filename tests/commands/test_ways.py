@@ -48,6 +48,9 @@ WAYS = {
     "gpt2": Ways("fold", "rehome", "alignez_gpt2"),
     "phi3": Ways("insert", "insert", "alignez_phi3"),
     "mixtral": Ways("insert", "insert", "alignez_mixtral"),
+    "qwen3_moe": Ways("rehome", "insert", "alignez_qwen3_moe"),
+    "deepseek_v3": Ways("rehome", "insert", "alignez_deepseek_v3"),
+    "gpt_oss": Ways("rehome", "insert", "alignez_gpt_oss"),
 }
 
 
