@@ -62,8 +62,7 @@ def llama_cpp_name(model_type: str) -> str:
     """
     if model_type not in LLAMA_CPP_NAMES:
         raise BadInputError(
-            f"GGUF files are not made for model_type {model_type!r}: they can be made for "
-            f"{', '.join(LLAMA_CPP_NAMES)}"
+            f"GGUF files are not made for model_type {model_type!r}: they can be made for {', '.join(LLAMA_CPP_NAMES)}"
         )
     return LLAMA_CPP_NAMES[model_type]
 
