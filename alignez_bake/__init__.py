@@ -1,6 +1,7 @@
 """alignez-bake: a pretrained language model aligns itself, and the result is an ordinary model.
 
-The record of an edit, and one function for each command, of the same name (`align` is the command without a name).
+The record of an edit, and one function for each command, of the same name (`align` is the command without a name, and
+`bake_onnx` is `bake --base-onnx`).
 Names are resolved when they are first used, so importing this package imports neither torch nor transformers.
 """
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from alignez_bake.commands.align import align as align
     from alignez_bake.commands.bake import bake as bake
+    from alignez_bake.commands.bake_onnx import bake_onnx as bake_onnx
     from alignez_bake.commands.compare import compare as compare
     from alignez_bake.commands.explain import explain as explain
     from alignez_bake.commands.fit import fit as fit
@@ -30,7 +32,7 @@ __version__ = "0.1.0"
 _PLACES = {
     **{
         name: f"commands.{name}"
-        for name in ["align", "bake", "compare", "explain", "fit", "inspect", "pairs", "push", "verify"]
+        for name in ["align", "bake", "bake_onnx", "compare", "explain", "fit", "inspect", "pairs", "push", "verify"]
     },
     "Edit": "edit",
     "EditPlan": "edit_plan",
@@ -44,6 +46,7 @@ __all__ = [
     "Site",
     "align",
     "bake",
+    "bake_onnx",
     "compare",
     "explain",
     "fit",

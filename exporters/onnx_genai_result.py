@@ -11,7 +11,7 @@ from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
 from alignez_bake.exporters.onnx_genai_certificate import certify_genai
 from alignez_bake.exporters.onnx_genai_running import open_genai
 
-from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.answering import check_room, stated_positions
 from alignez_bake.language_model.loading import tokenizer_of
 from alignez_bake.progress import NoProgress
 
@@ -87,8 +87,7 @@ class GenaiAnswering:
     @property
     def positions(self) -> int | None:
         """Positions that the base's config says."""
-        stated = self.base.config.get("max_position_embeddings")
-        return stated if isinstance(stated, int) else None
+        return stated_positions(self.base.config)
 
     def continued(
         self,
@@ -102,12 +101,7 @@ class GenaiAnswering:
     ) -> list[list[int]]:
         """As `Answering.continued`; each context has a seed of its own, and `batch_size` means nothing."""
         del batch_size
-        longest = max((len(context) for context in contexts), default=0)
-        if self.positions is not None and longest + max_new_tokens > self.positions:
-            raise BadInputError(
-                f"a text of {longest} tokens and {max_new_tokens} new ones is too long for {self.model.folder}, which "
-                f"has {self.positions} positions: shorten the queries, or ask for fewer new tokens"
-            )
+        check_room(contexts, max_new_tokens, self.positions, str(self.model.folder))
         answers: list[list[int]] = []
         with (progress or NoProgress()).task("sampling answers", len(contexts)) as advance:
             for index, context in enumerate(contexts):

@@ -13,7 +13,7 @@ from alignez_bake.exporters.onnx_reference import graph_before_quantisation
 from alignez_bake.exporters.output_folder import scratch_place
 
 from alignez_bake.certificate.graph import certify_graph
-from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.answering import check_room, stated_positions
 from alignez_bake.language_model.loading import tokenizer_of
 from alignez_bake.progress import NoProgress
 from alignez_bake.runtime.choose import Sampling
@@ -117,8 +117,7 @@ class GraphAnswering:
     @property
     def positions(self) -> int | None:
         """Positions that the base's config says."""
-        stated = self.base.config.get("max_position_embeddings", self.base.config.get("n_positions"))
-        return stated if isinstance(stated, int) else None
+        return stated_positions(self.base.config)
 
     def continued(
         self,
@@ -131,12 +130,7 @@ class GraphAnswering:
         progress: Progress | None,
     ) -> list[list[int]]:
         """As `Answering.continued`; each batch has a seed of its own."""
-        longest = max((len(context) for context in contexts), default=0)
-        if self.positions is not None and longest + max_new_tokens > self.positions:
-            raise BadInputError(
-                f"a text of {longest} tokens and {max_new_tokens} new ones is too long for {self.session.path}, which "
-                f"has {self.positions} positions: shorten the queries, or ask for fewer new tokens"
-            )
+        check_room(contexts, max_new_tokens, self.positions, str(self.session.path))
         answers: list[list[int]] = []
         with (progress or NoProgress()).task("sampling answers", len(contexts)) as advance:
             for start in range(0, len(contexts), batch_size):

@@ -61,7 +61,10 @@ def test_a_file_is_no_model(tmp_path):
         ('{"model_type": "llama", "rope_theta": [-Infinity]}', "NaN or a number beyond"),
         ('{"model_type": "llama", "rope_theta": 1e999}', "NaN or a number beyond"),
         ("{}", "no model_type"),
-        ('{"model_type": "bert"}', "'bert' is not described here; described are gemma2, gemma3_text, gpt2"),
+        (
+            '{"model_type": "bert"}',
+            "'bert' is not described here; described are deepseek_v3, gemma2, gemma3_text, gpt2",
+        ),
         ('{"model_type": "llama"}', "num_hidden_layers = None"),
     ],
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.sampling import sample
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -56,6 +57,32 @@ class Answering(Protocol):
             BadInputError: an empty context, one too long for the model, or a setting out of bounds.
         """
         ...
+
+
+def check_room(contexts: Sequence[Sequence[int]], new_tokens: int, positions: int | None, place: str) -> None:
+    """Refuse contexts that leave no room for their answers, before anything runs.
+
+    Args:
+        contexts: token ids.
+        new_tokens: most new tokens of an answer.
+        positions: how many the model has; None: there is no bound.
+        place: the model, for the message.
+
+    Raises:
+        BadInputError: the longest context and its answer have more tokens than the model has positions.
+    """
+    longest = max((len(context) for context in contexts), default=0)
+    if positions is not None and longest + new_tokens > positions:
+        raise BadInputError(
+            f"a text of {longest} tokens and {new_tokens} new ones is too long for {place}, which has {positions} "
+            "positions: shorten the queries, or ask for fewer new tokens"
+        )
+
+
+def stated_positions(config: Mapping[str, Any]) -> int | None:
+    """How many positions a config.json says; None where it does not."""
+    stated = config.get("max_position_embeddings", config.get("n_positions"))
+    return stated if isinstance(stated, int) else None
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def test_a_refit_that_keeps_nothing_fails(base, tmp_path, monkeypatch, capsys):
         ({"positions": "last"}, {"linearise": True}, "acts at the last position alone"),
         ({"positions": "last"}, {"refit_block": True}, "acts at the last position alone"),
         ({}, {"linearise": True, "dtype": "int8"}, "int8"),
-        ({}, {"linearise": True, "artefact": "onnx"}, "'onnx' is not available yet"),
+        ({}, {"linearise": True, "artefact": "zip"}, "'zip' is unknown"),
     ],
 )
 def test_what_cannot_be_refitted_is_refused_and_nothing_is_written(change, settings, reason, base, tmp_path):

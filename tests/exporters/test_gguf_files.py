@@ -125,8 +125,8 @@ def test_every_site_has_a_name(model_type):
 
 
 def test_every_model_type_is_known_or_refused_by_name():
-    assert set(known_model_types()) - set(LLAMA_CPP_NAMES) == {"opt"}
-    with pytest.raises(BadInputError, match=r"no architecture for model_type 'opt'.*gemma2, gemma3_text, gpt2"):
+    assert set(known_model_types()) - set(LLAMA_CPP_NAMES) == {"opt", "deepseek_v3", "gpt_oss", "qwen3_moe"}
+    with pytest.raises(BadInputError, match=r"not made for model_type 'opt'.*gemma2, gemma3_text, gpt2"):
         llama_cpp_name("opt")
 
 

@@ -91,7 +91,13 @@ def test_greedy_tokens_equal_the_hooked_models(model_type, cache, batch, cases):
     assert not torch.equal(plain, expected)
 
 
-@pytest.mark.parametrize("model_type", MODEL_TYPES)
+# Compiling takes ten times as long as everything else here: one of each kind of layer by default.
+COMPILED = ("llama", "gemma2", "gpt2", "opt", "mixtral")
+
+
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(name, marks=() if name in COMPILED else pytest.mark.sweep) for name in MODEL_TYPES]
+)
 def test_it_compiles_as_one_graph(model_type, cases):
     case = cases(model_type)
     model = case.inserted()
