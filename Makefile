@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 	$(BIN)/python -m examples.before_and_after --aligned $(DEMO)/aligned
 
 test: lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
