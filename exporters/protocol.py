@@ -59,6 +59,13 @@ class ExportSettings:
         """Those that were asked for beside dtype and base, by name."""
         return {option: value for option in _FLAGS if (value := getattr(self, option))}
 
+    def flags(self) -> list[str]:
+        """The same as words of a command."""
+        words = [] if self.opset is None else ["--opset", str(self.opset)]
+        words += ["--external-data"] if self.external_data else []
+        words += ["--optimize"] if self.optimise else []
+        return words + ([] if self.weight_bits is None else [f"--int{self.weight_bits}"])
+
     def check_options(self, artefact: str, options: Collection[Option]) -> None:
         """Refuse what an artefact knows nothing of.
 

@@ -218,6 +218,7 @@ def bake(
             artefact=exporter.name,
             library=exporter.card_library,
             dtype=dtype,
+            flags=settings.flags(),
             samples=samples,
             needs_code=bool(lowering.inserts) and exporter.inserts_need_code,
             base_id=hub_name(model),

@@ -52,6 +52,7 @@ def model_card(
     base_id: str | None = None,
     library: str | None = None,
     dtype: str | None = None,
+    flags: Sequence[str] = (),
     samples: Sequence[tuple[str, str, str]] = (),
 ) -> str:
     """The card's text.
@@ -66,6 +67,7 @@ def model_card(
         base_id: the base's name on the hub, if it has one.
         library: `library_name` of the metadata; unless given, by the artefact.
         dtype: of all weights, if another than the base's was asked for.
+        flags: what else was asked for, as words of a command.
         samples: prompt, the base's answer and the aligned one's.
     """
     card = read_base_card(base.path)
@@ -74,7 +76,7 @@ def model_card(
     repo = cached_repo(base.path)
     revision = None if repo is None or base_id is None else repo.revision
     pinned = base_name if revision is None else f"{base_name}@{revision}"
-    words = _bake_words(pinned, artefact, dtype, needs_code=needs_code)
+    words = [*_bake_words(pinned, artefact, dtype, needs_code=needs_code), *flags]
     sections = [
         f"---\n{metadata}\n---",
         f"# {escaped(name)}",
@@ -166,7 +168,7 @@ def _limits(lowering: Lowering, artefact: str, *, needs_code: bool) -> str:
             "Load it by the Auto classes and with `trust_remote_code=True`. The base's own class called directly, such "
             "as `LlamaForCausalLM.from_pretrained`, would load the **unedited** model; `alignez-bake verify` tells."
         )
-    elif artefact == "checkpoint":
+    elif artefact == "checkpoint" or (artefact in {"onnx", "onnx-genai"} and not lowering.inserts):
         limits.append("The edits act at every position, prompt included, because weights do.")
     if any(edit.positions == "last" for edit in edits):
         limits.append(

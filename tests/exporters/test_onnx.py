@@ -71,6 +71,11 @@ def test_a_folder_with_one_graph_that_is_certified_by_running_it(folded, llama):
     assert "model.onnx" in (out / "README.md").read_text()
 
 
+def test_the_same_bake_gives_the_same_bytes(folded, llama, tmp_path):
+    again = bake(llama, plan_for(llama), tmp_path / "out", artefact="onnx", verify="tensors").path
+    assert (again / "model.onnx").read_bytes() == (folded.path / "model.onnx").read_bytes()
+
+
 def test_verify_measures_the_same_again_and_the_tensors_without_torch(folded, llama):
     check_figures(verify(folded.path, llama))
     assert [level.level for level in verify(folded.path, level="tensors").levels] == ["tensors"]
@@ -133,6 +138,7 @@ def test_weights_beside_the_graph(llama, tmp_path):
     check_figures(result)
     assert (tmp_path / "out" / "model.onnx_data").stat().st_size > 100_000
     assert json.loads((tmp_path / "out" / "alignez" / "alignez.json").read_text())["options"] == {"external_data": True}
+    assert "--as onnx --external-data" in (tmp_path / "out" / "README.md").read_text()
 
 
 WIDE = {"hidden_size": 128, "intermediate_size": 160, "head_dim": 32, "num_attention_heads": 4}
