@@ -16,6 +16,7 @@ from alignez_bake.exporters.base_files import copy_base_files
 from alignez_bake.exporters.checkpoint import CheckpointExporter
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.onnx_genai_builder import BUILT_FILES, GRAPH_FILE, build
+from alignez_bake.exporters.output_folder import scratch_place
 from alignez_bake.exporters.protocol import Exported, ExportSettings
 
 from alignez_bake.errors import BadInputError
@@ -107,7 +108,9 @@ class OnnxGenaiExporter:
         lowering.require_complete()
         weight_files = (*base.tensors.files, *BUILT_FILES)
         skipped = copy_base_files(base.path, out, weight_files)
-        with baked_checkpoint(base, lowering, out.parent, dtype=settings.dtype, progress=progress) as checkpoint:
+        with baked_checkpoint(
+            base, lowering, scratch_place(out), dtype=settings.dtype, progress=progress
+        ) as checkpoint:
             (out / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
             with progress.task("building the graph", 1) as advance:
                 build(checkpoint, out)

@@ -10,6 +10,7 @@ import torch
 from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
 from alignez_bake.exporters.onnx_genai_certificate import certify_genai
 from alignez_bake.exporters.onnx_genai_running import open_genai
+from alignez_bake.exporters.output_folder import scratch_place
 
 from alignez_bake.language_model.answering import check_room, stated_positions
 from alignez_bake.language_model.loading import tokenizer_of
@@ -54,8 +55,8 @@ class GenaiResult:
     def certify(self, progress: Progress) -> GenaiCertificate:
         """The folder against the baked and the hooked model; errors as `certify_genai`."""
         result = self.model
-        beside = self.folder.parent
-        with baked_checkpoint(self.base, self.lowering, beside, dtype=self.dtype, progress=progress) as checkpoint:
+        place = scratch_place(self.folder)
+        with baked_checkpoint(self.base, self.lowering, place, dtype=self.dtype, progress=progress) as checkpoint:
             baked = load_baked(self.base, self.lowering, checkpoint, device="cpu").model.to(torch.float32)
             return certify_genai(
                 self.base,
