@@ -45,7 +45,7 @@ def _tables(result: Explanation) -> list[Table | str]:
     from alignez_bake.report.tables import decision_table, table  # noqa: PLC0415
 
     title = f"Sites of this {result.model_type}, {result.layers} layers"
-    columns = ("site", "edits can read", "map in layer 0", "[d_out, d_in]", "constants fold", "norm after it")
+    columns = ("site", "edits can read", "map", "[d_out, d_in]", "constants fold", "norm after it")
     tables: list[Table | str] = [table(title, columns, (_row(site) for site in result.sites))]
     if result.lowering is not None:
         tables.append(decision_table(result.lowering.decisions))

@@ -32,8 +32,8 @@ class SiteExplanation:
         description: what it means.
         available: whether this base has it.
         reads: what an edit there can read; those that fold, and `block` at writers, which never does.
-        module: path of its map in layer 0, or why there is none.
-        shape: [d_out, d_in] of the map in layer 0.
+        module: path of its map in layer 0, or in the first layer that has another one, or why there is none.
+        shape: [d_out, d_in] of that map.
         has_bias: whether the map has a bias, without which no constant can be folded.
         post_norm: the norm after the map, if any: the edit comes before it.
     """
@@ -102,21 +102,28 @@ def explain(
     return Explanation(
         base.architecture.model_type,
         base.num_layers,
-        tuple(_explain_site(base, kind) for kind in SITE_KINDS),
+        tuple(_explain_site(base, kind, layer) for kind in SITE_KINDS for layer in _layers_to_show(base, kind)),
         lowering,
     )
 
 
-def _explain_site(base: ModelFolder, kind: SiteKind) -> SiteExplanation:
+def _layers_to_show(base: ModelFolder, kind: SiteKind) -> list[int]:
+    """Layer 0, and where layers differ in this kind of site (some without experts) the first of the other sort."""
+    architecture = base.architecture
+    maps = [architecture.sites_of(layer).get(kind) for layer in range(base.num_layers)]
+    return [0, *[layer for layer, found in enumerate(maps) if found != maps[0]][:1]]
+
+
+def _explain_site(base: ModelFolder, kind: SiteKind, layer: int) -> SiteExplanation:
     description = SITE_DESCRIPTIONS[kind]
     architecture = base.architecture
-    site = Site(kind, None if kind == "embed" else 0)
+    site = Site(kind, None if kind == "embed" else layer)
     try:
         slot = find_slot(base, site)
     except BadInputError as error:
         return SiteExplanation(kind, description, False, (), str(error).split("; its sites are", maxsplit=1)[0])
     linear = architecture.sites_of(site.layer).get(kind)
-    module = architecture.embed if kind == "embed" else architecture.layer_path(0)
+    module = architecture.embed if kind == "embed" else architecture.layer_path(layer)
     return SiteExplanation(
         kind,
         description,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import transformers
 
 from alignez_bake.commands.bake import bake
 from alignez_bake.commands.compare import compare
@@ -149,6 +150,21 @@ def test_explain_edits_one_by_one(made, tmp_path):
     assert "gate 'tanh' is not linear" in decisions[1]["reason"]
     assert "a shift behind a layer is a bias of its MLP writer" in decisions[2]["reason"]
     assert all(entry["exactness"] and entry["cost"] for entry in decisions)
+
+
+@pytest.mark.skipif(int(transformers.__version__.split(".")[0]) < 5, reason="its module tree is of transformers 5")
+def test_explain_shows_both_sorts_of_layers(tmp_path, save_tiny):
+    base = save_tiny("qwen3_moe", tmp_path / "base", overrides={"mlp_only_layers": [0]})
+    found = [(site.kind, site.available, site.module) for site in explain(base).sites if site.kind != "embed"]
+    assert [entry for entry in found if entry[0] == "mlp_write"] == [
+        ("mlp_write", True, "model.layers.0.mlp.down_proj"),
+        ("mlp_write", True, "model.layers.1.mlp"),
+    ]
+    gates = [entry[1:] for entry in found if entry[0] == "mlp_gate"]
+    assert gates[0] == (True, "model.layers.0.mlp.gate_proj")
+    assert gates[1][0] is False
+    assert "every expert has a gate of its own" in gates[1][1]
+    assert [entry[0] for entry in found].count("attn_write") == 1
 
 
 def test_explain_refuses_edits_for_another_base_and_unknown_artefacts(made, tmp_path, tiny_folder):
