@@ -8,21 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
+from alignez_bake.exporters.onnx_answering import GraphAnswering
 from alignez_bake.exporters.onnx_genai_certificate import certify_genai
 from alignez_bake.exporters.onnx_genai_running import open_genai
 from alignez_bake.exporters.output_folder import scratch_place
 
-from alignez_bake.language_model.answering import check_room, stated_positions
 from alignez_bake.language_model.loading import tokenizer_of
-from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from alignez_bake.exporters.onnx_genai_certificate import GenaiCertificate
     from alignez_bake.exporters.onnx_genai_running import GenaiModel
-    from transformers import PreTrainedTokenizerBase
 
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
@@ -67,47 +64,11 @@ class GenaiResult:
                 progress=progress,
             )
 
-    def answering(self) -> GenaiAnswering:
+    def answering(self) -> GraphAnswering:
         """The folder with its base's tokenizer.
 
         Raises:
             BadInputError: the base has none.
         """
         tokenizer = tokenizer_of(self.base.path, trust_remote_code=self.trust_remote_code)
-        return GenaiAnswering(self.model, self.base, tokenizer)
-
-
-@dataclass(frozen=True)
-class GenaiAnswering:
-    """A folder that continues contexts, one at a time: they differ in length."""
-
-    model: GenaiModel
-    base: ModelFolder
-    tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def positions(self) -> int | None:
-        """Positions that the base's config says."""
-        return stated_positions(self.base.config)
-
-    def continued(
-        self,
-        contexts: Sequence[Sequence[int]],
-        *,
-        max_new_tokens: int,
-        batch_size: int,
-        seed: int,
-        temperature: float,
-        progress: Progress | None,
-    ) -> list[list[int]]:
-        """As `Answering.continued`; each context has a seed of its own, and `batch_size` means nothing."""
-        del batch_size
-        check_room(contexts, max_new_tokens, self.positions, str(self.model.folder))
-        answers: list[list[int]] = []
-        with (progress or NoProgress()).task("sampling answers", len(contexts)) as advance:
-            for index, context in enumerate(contexts):
-                answers += self.model.generate(
-                    [context], new_tokens=max_new_tokens, temperature=temperature, seed=seed + index
-                )
-                advance()
-        return answers
+        return GraphAnswering(self.model.generate, self.base, tokenizer, self.folder, one_at_a_time=True)

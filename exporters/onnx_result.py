@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from alignez_bake.exporters.baked_model import baked_checkpoint, load_baked
 from alignez_bake.exporters.onnx import providers_for
+from alignez_bake.exporters.onnx_answering import GraphAnswering
 from alignez_bake.exporters.onnx_reference import graph_before_quantisation
 from alignez_bake.exporters.output_folder import scratch_place
 
 from alignez_bake.certificate.graph import certify_graph
-from alignez_bake.language_model.answering import check_room, stated_positions
 from alignez_bake.language_model.loading import tokenizer_of
-from alignez_bake.progress import NoProgress
 from alignez_bake.runtime.choose import Sampling
 from alignez_bake.runtime.generate import generate
 from alignez_bake.runtime.session import open_session
@@ -93,7 +92,7 @@ class GraphResult:
             BadInputError: the base has none.
         """
         tokenizer = tokenizer_of(self.base.path, trust_remote_code=self.trust_remote_code)
-        return GraphAnswering(self.session, self.base, tokenizer)
+        return _answering(self.session, self.base, tokenizer)
 
 
 def answering_graph(folder: Path, base: ModelFolder, *, device: str, trust_remote_code: bool) -> GraphAnswering:
@@ -103,48 +102,25 @@ def answering_graph(folder: Path, base: ModelFolder, *, device: str, trust_remot
         BadInputError: a device without a provider, a graph that cannot be opened, or a base without a tokenizer.
     """
     tokenizer = tokenizer_of(base.path, trust_remote_code=trust_remote_code)
-    return GraphAnswering(open_session(folder, providers_for(device)), base, tokenizer)
+    return _answering(open_session(folder, providers_for(device)), base, tokenizer)
+
+
+def _answering(session: OnnxModel, base: ModelFolder, tokenizer: PreTrainedTokenizerBase) -> GraphAnswering:
+    return GraphAnswering(_Generator(session, tokenizer), base, tokenizer, session.path)
 
 
 @dataclass(frozen=True)
-class GraphAnswering:
-    """A graph that continues contexts."""
+class _Generator:
+    """Our runner, as `Generate`."""
 
     session: OnnxModel
-    base: ModelFolder
     tokenizer: PreTrainedTokenizerBase
 
-    @property
-    def positions(self) -> int | None:
-        """Positions that the base's config says."""
-        return stated_positions(self.base.config)
-
-    def continued(
-        self,
-        contexts: Sequence[Sequence[int]],
-        *,
-        max_new_tokens: int,
-        batch_size: int,
-        seed: int,
-        temperature: float,
-        progress: Progress | None,
+    def __call__(
+        self, prompts: Sequence[Sequence[int]], /, *, new_tokens: int, temperature: float, seed: int
     ) -> list[list[int]]:
-        """As `Answering.continued`; each batch has a seed of its own."""
-        check_room(contexts, max_new_tokens, self.positions, str(self.session.path))
-        answers: list[list[int]] = []
-        with (progress or NoProgress()).task("sampling answers", len(contexts)) as advance:
-            for start in range(0, len(contexts), batch_size):
-                batch = contexts[start : start + batch_size]
-                sampling = None if temperature == 0 else Sampling(temperature=temperature, seed=seed + start)
-                answers += generate(
-                    self.session,
-                    batch,
-                    max_new_tokens=max_new_tokens,
-                    stop_ids=self._stop_ids,
-                    sampling=sampling,
-                )
-                advance(len(batch))
-        return answers
+        sampling = None if temperature == 0 else Sampling(temperature=temperature, seed=seed)
+        return generate(self.session, prompts, max_new_tokens=new_tokens, stop_ids=self._stop_ids, sampling=sampling)
 
     @cached_property
     def _stop_ids(self) -> frozenset[int]:
