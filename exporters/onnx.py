@@ -6,25 +6,23 @@ lie beside it, so that optimum's `ORTModelForCausalLM` and our own runner load t
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from alignez_bake.exporters.base_files import DTYPE_KEYS
 from alignez_bake.exporters.checkpoint import CheckpointExporter
-from alignez_bake.exporters.dtype import check_dtype
-from alignez_bake.exporters.protocol import ExportSettings
+from alignez_bake.exporters.onnx_record import recorded_settings
+from alignez_bake.exporters.required_packages import require_packages
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
 from alignez_bake.onnx_export.opsets import NEWEST_OPSET, OLDEST_OPSET
-from alignez_bake.report.record import read_record
 from alignez_bake.runtime.dtypes import supported_dtypes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from alignez_bake.exporters.onnx_result import GraphResult
-    from alignez_bake.exporters.protocol import Exported, Option
+    from alignez_bake.exporters.protocol import Exported, ExportSettings, Option
 
     from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.edit import Edit
@@ -35,6 +33,7 @@ if TYPE_CHECKING:
 
 GRAPH_FILE: Final = "model.onnx"
 _PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
+_INSTALL: Final = "pip install 'alignez-bake[onnx,cpu]', or 'alignez-bake[onnx,gpu]' on a machine with CUDA"
 
 
 class OnnxExporter:
@@ -60,12 +59,7 @@ class OnnxExporter:
         Raises:
             BadInputError: what is refused, with the way out.
         """
-        missing = [name for name in _PACKAGES if find_spec(name) is None]
-        if missing:
-            raise BadInputError(
-                f"--as {self.name} needs packages that are not installed ({', '.join(missing)}): pip install "
-                "'alignez-bake[onnx,cpu]', or 'alignez-bake[onnx,gpu]' on a machine with CUDA"
-            )
+        require_packages(self.name, _PACKAGES, _INSTALL)
         _check_runs(base, settings)
         if settings.opset is not None and not OLDEST_OPSET <= settings.opset <= NEWEST_OPSET:
             raise BadInputError(f"--opset {settings.opset} cannot be written: use {OLDEST_OPSET} to {NEWEST_OPSET}")
@@ -89,7 +83,7 @@ class OnnxExporter:
         """The graph's initialisers against the baked model's tensors."""
         from alignez_bake.exporters.onnx_certificate import certify_graph_folder  # noqa: PLC0415 - needs onnx
 
-        return certify_graph_folder(base, lowering, out, recorded_settings(out), progress)
+        return certify_graph_folder(base, lowering, out, recorded_settings(out, self.name), progress)
 
     def reload(
         self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
@@ -102,7 +96,7 @@ class OnnxExporter:
         from alignez_bake.exporters.onnx_result import GraphResult  # noqa: PLC0415 - imports torch
 
         providers_for(device)
-        settings = recorded_settings(out)
+        settings = recorded_settings(out, self.name)
         return GraphResult(out / GRAPH_FILE, base, lowering, settings, device, trust_remote_code=trust_remote_code)
 
 
@@ -137,18 +131,3 @@ def providers_for(device: str) -> tuple[str, ...]:
     if kind == "cuda":
         return (device, "cpu")
     raise BadInputError(f"--device {device}: graphs run on cpu or cuda here")
-
-
-def recorded_settings(out: Path) -> ExportSettings:
-    """What a result was made with, as its record says.
-
-    Raises:
-        BadInputError: no record, or one with settings that there are not.
-    """
-    record = read_record(out)
-    options = record.get("options", {})
-    kinds = {"opset": int, "external_data": bool, "optimise": bool, "weight_bits": int}
-    if not isinstance(options, dict) or any(type(value) is not kinds.get(name) for name, value in options.items()):
-        raise BadInputError(f"the record of {out} has options that --as onnx does not know: {options!r}")
-    dtype = record.get("dtype")
-    return ExportSettings(check_dtype(dtype if isinstance(dtype, str) else None), **options)

@@ -8,7 +8,6 @@ or one prompt at a time.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.exporters.baked_model import baked_checkpoint
@@ -16,12 +15,13 @@ from alignez_bake.exporters.base_files import copy_base_files
 from alignez_bake.exporters.checkpoint import CheckpointExporter
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.onnx_genai_builder import BUILT_FILES, GRAPH_FILE, build
+from alignez_bake.exporters.onnx_record import recorded_settings
 from alignez_bake.exporters.output_folder import scratch_place
 from alignez_bake.exporters.protocol import Exported, ExportSettings
+from alignez_bake.exporters.required_packages import require_packages
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
-from alignez_bake.report.record import read_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,12 +76,7 @@ class OnnxGenaiExporter:
         Raises:
             BadInputError: what is refused, with the way out.
         """
-        missing = [name for name in _PACKAGES if find_spec(name) is None]
-        if missing:
-            raise BadInputError(
-                f"--as {self.name} needs packages that are not installed ({', '.join(missing)}): pip install "
-                "'alignez-bake[genai,cpu]'"
-            )
+        require_packages(self.name, _PACKAGES, "pip install 'alignez-bake[genai,cpu]'")
         if settings.dtype not in (None, "float32"):
             raise BadInputError(
                 f"--as {self.name} writes graphs for the CPU, which compute in float32: leave --dtype {settings.dtype} "
@@ -121,7 +116,8 @@ class OnnxGenaiExporter:
         """The graph's initialisers against the baked model's tensors."""
         from alignez_bake.exporters.onnx_genai_tensors import certify_genai_tensors  # noqa: PLC0415 - needs onnx
 
-        return certify_genai_tensors(base, lowering, out / GRAPH_FILE, dtype=_recorded_dtype(out), progress=progress)
+        dtype = recorded_settings(out, self.name).dtype
+        return certify_genai_tensors(base, lowering, out / GRAPH_FILE, dtype=dtype, progress=progress)
 
     def reload(
         self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool
@@ -135,12 +131,8 @@ class OnnxGenaiExporter:
 
         if device != "cpu":
             raise BadInputError(f"--device {device}: graphs of --as {self.name} are built for the CPU")
-        return GenaiResult(out, base, lowering, _recorded_dtype(out), trust_remote_code=trust_remote_code)
-
-
-def _recorded_dtype(out: Path) -> str | None:
-    dtype = read_record(out).get("dtype")
-    return dtype if isinstance(dtype, str) else None
+        dtype = recorded_settings(out, self.name).dtype
+        return GenaiResult(out, base, lowering, dtype, trust_remote_code=trust_remote_code)
 
 
 def _check_config(config: Mapping[str, Any]) -> None:

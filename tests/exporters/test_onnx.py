@@ -227,8 +227,8 @@ def test_what_torch_cannot_translate_is_our_error(llama, tmp_path, monkeypatch):
 
 
 def test_missing_packages_are_named_before_anything_is_written(llama, tmp_path, monkeypatch):
-    from alignez_bake.exporters import onnx as module
+    from alignez_bake.exporters import required_packages
 
-    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(required_packages, "find_spec", lambda name: None if name == "onnxscript" else name)
     with nothing_written(tmp_path), pytest.raises(BadInputError, match=r"onnxscript.*alignez-bake\[onnx,cpu\]"):
         bake(llama, plan_for(llama), tmp_path / "out", artefact="onnx")

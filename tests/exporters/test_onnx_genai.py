@@ -199,9 +199,9 @@ def test_devices_without_a_graph_are_refused(llama):
 
 
 def test_a_missing_package_is_named(llama, monkeypatch):
-    from alignez_bake.exporters import onnx_genai
+    from alignez_bake.exporters import required_packages
 
-    monkeypatch.setattr(onnx_genai, "find_spec", lambda name: None if name == "onnxruntime_genai" else name)
+    monkeypatch.setattr(required_packages, "find_spec", lambda name: None if name == "onnxruntime_genai" else name)
     with pytest.raises(BadInputError, match=r"\(onnxruntime_genai\): pip install 'alignez-bake\[genai,cpu\]'"):
         EXPORTER.check(llama.base, llama.lowering, ExportSettings())
 
