@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.onnx_export.attention import ATTENTION_OPSET
+from alignez_bake.onnx_export.attention_layers import fuse_attention
 from alignez_bake.onnx_export.cached_forward import CachedForward, cache_shapes
 from alignez_bake.onnx_export.experts import experts_in_batches
 from alignez_bake.onnx_export.names import BATCH, LENGTH, PAST, TOTAL, GraphNames
@@ -56,6 +58,9 @@ def export_graph(
     forward = CachedForward(model).eval()
     with experts_in_batches(model), strengths_in_weights(model):
         program, names = _traced(forward, opset)
+        if opset >= ATTENTION_OPSET:
+            # ONNX Runtime's kernel for CUDA may take no softcap; a layer that is written otherwise stays as it is.
+            fuse_attention(program.model, softcap=False)
         save_graph(program.model, target, external_data=external)
     return names
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignez_bake.onnx_optimise.walking import made_by
+from alignez_bake.onnx_export.walking import made_by
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.onnx_export.attention import ATTENTION_OPSET
+from alignez_bake.onnx_export.attention_layers import fuse_attention, layers_of
 from alignez_bake.onnx_export.saving import check_target, data_file
-from alignez_bake.onnx_optimise.attention import ATTENTION_OPSET, NoMatchError, match, replace
 from alignez_bake.onnx_optimise.norms import fuse_norms
 from alignez_bake.onnx_optimise.rotary import fuse_rotary
 from alignez_bake.runtime.external_data import check_external_data
@@ -75,7 +76,8 @@ def optimise_graph(source: Path, target: Path) -> Optimised:
 
     model = onnx_ir.load(source)
     before = _counted(model.graph)
-    layers = _cache(model.graph, source)
+    if not layers_of(model.graph):
+        raise BadInputError(f"{source} has no outputs present.0.key and present.0.value: export the model again")
     opset = model.graph.opset_imports[""]
     if opset < OLDEST_OPSET:
         raise BadInputError(
@@ -87,48 +89,20 @@ def optimise_graph(source: Path, target: Path) -> Optimised:
     fuse_norms(model)
     fuse_rotary(model.graph)
     passes.RemoveUnusedNodesPass()(model)
-    refused = _fuse_attention(model.graph, layers)
-    passes.RemoveUnusedNodesPass()(model)
+    layers = fuse_attention(model, softcap=True)
     passes.TopologicalSortPass()(model)
     after = _counted(model.graph)
-    # Attention may have been there before, without the cache.
-    if len(refused) == len(layers) and not any(after[name] > before[name] for name in FUSED_OPERATORS):
-        raise BadInputError(f"{source}: nothing could be fused ({'; '.join(refused)}): use the graph as it is")
+    # Attention may have been there before, with the cache or without it.
+    if not layers.replaced and not any(after[name] > before[name] for name in FUSED_OPERATORS):
+        reasons = f" ({'; '.join(layers.reasons)})" if layers.reasons else ""
+        raise BadInputError(f"{source}: nothing could be fused{reasons}: use the graph as it is")
     fused = {name: after[name] for name in FUSED_OPERATORS if after[name]}
     model.graph.opset_imports["com.microsoft"] = 1
     external = any(isinstance(value.const_value, onnx_ir.ExternalTensor) for value in model.graph.initializers.values())
     onnx_ir.save(model, target, external_data=data_file(target).name if external else None)
-    return Optimised(fused, refused, before.total(), after.total())
+    return Optimised(fused, layers.reasons, before.total(), after.total())
 
 
 def _counted(graph: onnx_ir.Graph) -> Counter[str]:
     """Nodes by operator; opset 23's name for the RMS norm counts as the one that it gets here."""
     return Counter(_OTHER_NAMES.get(node.op_type, node.op_type) for node in graph)
-
-
-def _cache(graph: onnx_ir.Graph, source: Path) -> list[tuple[onnx_ir.Value, onnx_ir.Value]]:
-    """`present` keys and values of every layer.
-
-    Raises:
-        BadInputError: there are none.
-    """
-    outputs = {value.name: value for value in graph.outputs}
-    layers: list[tuple[onnx_ir.Value, onnx_ir.Value]] = []
-    while f"present.{len(layers)}.key" in outputs:
-        index = len(layers)
-        layers.append((outputs[f"present.{index}.key"], outputs[f"present.{index}.value"]))
-    if not layers:
-        raise BadInputError(f"{source} has no outputs present.0.key and present.0.value: export the model again")
-    return layers
-
-
-def _fuse_attention(graph: onnx_ir.Graph, layers: list[tuple[onnx_ir.Value, onnx_ir.Value]]) -> tuple[str, ...]:
-    reasons = []
-    for index, (keys, values) in enumerate(layers):
-        try:
-            found = match(keys, values)
-        except NoMatchError as error:
-            reasons.append(f"attention of layer {index}: {error}")
-        else:
-            replace(graph, found)
-    return tuple(reasons)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from alignez_bake.onnx_optimise.walking import integers, made_by, sizes, times_scalar
+from alignez_bake.onnx_export.walking import integers, made_by, sizes, times_scalar
 
 if TYPE_CHECKING:
     import onnx_ir

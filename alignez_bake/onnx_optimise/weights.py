@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.architectures.architecture import INSERTED_EDITS
-from alignez_bake.onnx_optimise.walking import made_by
+from alignez_bake.onnx_export.walking import made_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

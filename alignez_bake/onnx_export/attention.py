@@ -26,7 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from alignez_bake.onnx_optimise.walking import depends_on, integers, made_by, scalar, sizes, times_scalar
+from alignez_bake.onnx_export.walking import depends_on, integers, made_by, scalar, sizes, times_scalar
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -59,6 +59,12 @@ class Matched:
 
 class NoMatchError(Exception):
     """The attention of a layer is written in another way; the message says what was met."""
+
+
+def holds_cache(keys: onnx_ir.Value, values: onnx_ir.Value) -> bool:
+    """Whether a layer's `present` keys and values come out of the operator already, which then has its cache inside."""
+    node = made_by(keys, "Attention")
+    return node is not None and list(node.outputs[1:3]) == [keys, values] and all(node.inputs[4:6])
 
 
 def match(keys: onnx_ir.Value, values: onnx_ir.Value) -> Matched:
