@@ -9,7 +9,7 @@ import numpy as np
 from alignez_bake.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,16 +35,7 @@ class LowRankChange(NamedTuple):
 def low_rank(groups: Sequence[Group], weight: NDArray[Any], bias: NDArray[Any] | None) -> LowRankChange:
     """The change (B, A, Δb) of y = W z + b that equals applying the groups of linear edits to y.
 
-    One group, walked in order. Suppose the entries so far have turned y into (W + B A) z + b + Δb. The next
-    entry, with its strength multiplied into L and c, reads either
-
-    1. the output r = (W + B A) z + b + Δb. It adds L (Rᵀ r + s) + c, so
-           B <- [B, L]     A <- [A; Rᵀ W + (Rᵀ B) A]     Δb <- Δb + L (Rᵀ (b + Δb) + s) + c
-    2. the input r = z. It adds L (Rᵀ z + s) + c, so
-           B <- [B, L]     A <- [A; Rᵀ]                  Δb <- Δb + L s + c
-
-    Stacking A_i = R_iᵀ W without the term (Rᵀ B) A would apply every entry to the unedited output. Groups are
-    parallel, y' = y + Σ_o w_o (E_o(y) - y), so each is walked from W and b, scaled by its dial, and appended.
+    See `low_rank_of_projected`, which needs of W no more than Rᵀ W.
 
     Args:
         groups: the parallel groups at the site.
@@ -56,6 +47,40 @@ def low_rank(groups: Sequence[Group], weight: NDArray[Any], bias: NDArray[Any] |
     """
     d_out, d_in = weight.shape
     weight64 = weight.astype(np.float64)
+    return low_rank_of_projected(groups, (d_out, d_in), lambda right: right.T @ weight64, bias)
+
+
+def low_rank_of_projected(
+    groups: Sequence[Group],
+    shape: tuple[int, int],
+    project: Callable[[Float64Array], Float64Array],
+    bias: NDArray[Any] | None,
+) -> LowRankChange:
+    """The change (B, A, Δb) of y = W z + b that equals applying the groups of linear edits to y.
+
+    One group, walked in order. Suppose the entries so far have turned y into (W + B A) z + b + Δb. The next
+    entry, with its strength multiplied into L and c, reads either
+
+    1. the output r = (W + B A) z + b + Δb. It adds L (Rᵀ r + s) + c, so
+           B <- [B, L]     A <- [A; Rᵀ W + (Rᵀ B) A]     Δb <- Δb + L (Rᵀ (b + Δb) + s) + c
+    2. the input r = z. It adds L (Rᵀ z + s) + c, so
+           B <- [B, L]     A <- [A; Rᵀ]                  Δb <- Δb + L s + c
+
+    Stacking A_i = R_iᵀ W without the term (Rᵀ B) A would apply every entry to the unedited output. Groups are
+    parallel, y' = y + Σ_o w_o (E_o(y) - y), so each is walked from W and b, scaled by its dial, and appended.
+
+    W itself occurs in Rᵀ W alone: whoever streams W may make that product row by row, for all entries at once.
+
+    Args:
+        groups: the parallel groups at the site.
+        shape: (d_out, d_in) of W.
+        project: gives Rᵀ W [k, d_in] for the R [d_out, k] of each entry that reads the output, in order.
+        bias: b [d_out], or None for a map without bias.
+
+    Raises:
+        BadInputError: an edit that is not linear, reads the block, or whose widths are not those of W.
+    """
+    d_out, d_in = shape
     base_bias = np.zeros(d_out) if bias is None else bias.astype(np.float64)
     b_parts, a_parts, total_bias = [np.zeros((d_out, 0))], [np.zeros((0, d_in))], np.zeros(d_out)
     for group in groups:
@@ -68,7 +93,7 @@ def low_rank(groups: Sequence[Group], weight: NDArray[Any], bias: NDArray[Any] |
                 right = edit.right.astype(np.float64)
                 hidden = np.zeros(edit.rank) if edit.offset is None else edit.offset.astype(np.float64)
                 if edit.reads == "output":
-                    a_new = right.T @ weight64 + (right.T @ b_matrix) @ a_matrix
+                    a_new = project(right) + (right.T @ b_matrix) @ a_matrix
                     hidden = hidden + right.T @ (base_bias + delta_bias)
                 else:
                     a_new = right.T
@@ -79,6 +104,11 @@ def low_rank(groups: Sequence[Group], weight: NDArray[Any], bias: NDArray[Any] |
         a_parts.append(a_matrix)
         total_bias = total_bias + group.weight * delta_bias
     return LowRankChange(np.hstack(b_parts), np.vstack(a_parts), total_bias)
+
+
+def projected_rights(groups: Sequence[Group]) -> list[NDArray[Any]]:
+    """The R [d_out, k] that `low_rank_of_projected` asks the projections of, in the order in which it asks."""
+    return [edit.right for group in groups for edit in group.edits if edit.reads == "output" and edit.right is not None]
 
 
 def _check_widths(edit: Edit, d_out: int, d_in: int) -> None:

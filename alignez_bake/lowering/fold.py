@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.low_rank import low_rank
+from alignez_bake.low_rank import low_rank_of_projected, projected_rights
+from alignez_bake.lowering.delivery import Delivery, delivery_sums
+from alignez_bake.lowering.matrix_change import Dense, InputRows, MatrixChange, OutputRows, Write, overlap, row_blocks
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
+from alignez_bake.safetensors_io.finite import all_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,10 +23,12 @@ if TYPE_CHECKING:
 
     from alignez_bake.low_rank import LowRankChange
     from alignez_bake.lowering.decide import MapFold
-    from alignez_bake.lowering.slot import TensorSource
-    from alignez_bake.site import Site
+    from alignez_bake.lowering.matrix_change import Part
+    from alignez_bake.lowering.slot import RowSource
 
     Float64Array = NDArray[np.float64]
+
+__all__ = ["Delivery", "EditedTensors", "FoldedTensor", "Write", "delivery"]
 
 
 @dataclass(frozen=True)
@@ -55,13 +62,6 @@ class FoldedTensor:
         return stored
 
 
-class Write(NamedTuple):
-    """New values for a part of a tensor, in the stored layout: what a hidden unit puts into its rows and columns."""
-
-    part: tuple[slice, ...]
-    values: Float64Array
-
-
 class EditedTensors:
     """The tensors that edits change, computed one at a time when they are asked for.
 
@@ -79,7 +79,7 @@ class EditedTensors:
     """
 
     def __init__(
-        self, folds: Sequence[MapFold], source: TensorSource, writes: Mapping[str, Sequence[Write]] | None = None
+        self, folds: Sequence[MapFold], source: RowSource, writes: Mapping[str, Sequence[Write]] | None = None
     ) -> None:
         """Group the folds by tensor; nothing is read yet.
 
@@ -96,8 +96,6 @@ class EditedTensors:
                 self._folds.setdefault(name, []).append(fold)
             if fold.slot.bias is not None:
                 self._folds.setdefault(fold.slot.bias, []).append(fold)
-        # Weight and bias of a map come from one change; (B, A, Δb) is small beside W.
-        self._changes: dict[Site, LowRankChange] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,103 +106,142 @@ class EditedTensors:
         """Whether the tensor can change."""
         return name in self._folds or name in self._writes
 
-    def compute(self, name: str) -> FoldedTensor:
-        """One edited tensor in float64.
+    def matrices(self, name: str) -> tuple[int, int, int]:
+        """How many matrices a tensor holds, and their rows and columns as they are stored.
+
+        A stack of experts' weights has one an expert; a bias is one row, biases of experts are the rows of one matrix.
+        """
+        shape = self._source.entry(name).shape
+        *leading, columns = (1, *shape) if len(shape) < 2 else shape
+        *stacked, rows = leading
+        return math.prod(stacked), rows, columns
+
+    def matrix_change(self, name: str, index: int = 0, dtype: type[np.floating[Any]] = np.float64) -> MatrixChange:
+        """How one matrix of an edited tensor changes.
+
+        Where edits read the output, Rᵀ W is made first, in float64, from rows that are read block by block.
+
+        Args:
+            name: key of the tensor.
+            index: which of its matrices.
+            dtype: of the arithmetic that the change is for.
 
         Raises:
             BadInputError: a weight that is not finite or not of a plain float dtype, edits that do not fit, or a
                 constant that has no bias to live in.
         """
-        base = _read_float64(self._source, name)
+        _, rows, columns = self.matrices(name)
+        folds = self._folds.get(name, [])
+        parts: list[Part] = []
+        directions: list[NDArray[Any]] = []
+        terms = 0
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is rounded
+            projections = self._projections(name, index, folds)
+            for fold, projected in zip(folds, projections, strict=True):
+                slot = fold.slot
+                if name == slot.bias:
+                    parts.append(Dense(self._bias_change(fold).astype(dtype), slot.rows))
+                    continue
+                change = self._change(fold, (slot.d_out, columns if slot.layout == "out_in" else rows), projected)
+                b_matrix, a_matrix = change.b_matrix.astype(dtype), change.a_matrix.astype(dtype)
+                terms += a_matrix.shape[0]
+                if slot.layout == "out_in":
+                    parts.append(OutputRows(slot.rows, b_matrix, a_matrix))
+                    directions.append(a_matrix)
+                else:
+                    constant = change.delta_bias.astype(dtype) if slot.kind == "embedding" else None
+                    transposed = (np.ascontiguousarray(matrix.T) for matrix in (b_matrix, a_matrix))
+                    parts.append(InputRows(slot.rows, *transposed, constant))
+        return MatrixChange(
+            name,
+            index,
+            rows,
+            columns,
+            tuple(parts),
+            tuple(self._writes.get(name, ())),
+            terms,
+            np.concatenate(directions) if directions else None,
+        )
+
+    def read_rows(self, name: str, first: int, end: int, dtype: type[np.floating[Any]]) -> NDArray[Any]:
+        """Rows [first, end) of a tensor of the base, of all its matrices one behind the other, cast without loss.
+
+        Raises:
+            BadInputError: values that are not finite, or of another dtype than F64, F32, F16 or BF16.
+        """
+        stored = self._source.entry(name).dtype
+        if not is_plain_float(stored):
+            raise BadInputError(f"{name} has dtype {stored}: edits fold into F64, F32, F16 or BF16 only")
+        values = self._source.read_rows(name, first, end)
+        if not all_finite(values):
+            raise BadInputError(f"{name} holds values that are not finite: the base is damaged")
+        return values.astype(dtype)
+
+    def compute(self, name: str) -> FoldedTensor:
+        """One whole edited tensor in float64.
+
+        Raises:
+            BadInputError: as `matrix_change` and `read_rows`.
+        """
+        count, rows, _ = self.matrices(name)
+        base = self.read_rows(name, 0, count * rows, np.float64)
         exact = base.copy()
-        for fold in self._folds.get(name, ()):
-            with np.errstate(over="ignore", invalid="ignore"):  # `rounded` refuses what is not finite
-                self._apply(fold, name, base, exact)
-        for write in self._writes.get(name, ()):
-            exact[write.part] = write.values
-        return FoldedTensor(name, base, exact)
+        for index in range(count):
+            of_matrix = slice(index * rows, (index + 1) * rows)
+            exact[of_matrix] += self.matrix_change(name, index).delta(base[of_matrix], 0)
+        shape = self._source.entry(name).shape
+        return FoldedTensor(name, base.reshape(shape), exact.reshape(shape))
 
-    def _apply(self, fold: MapFold, name: str, base: Float64Array, exact: Float64Array) -> None:
-        """Add a fold's part of a tensor to `exact`, in place."""
-        slot = fold.slot
-        if slot.kind == "map" and name == slot.bias:
-            exact[slot.rows] += self._map_change(fold, None).delta_bias
-        elif slot.kind == "map":
-            change = self._map_change(fold, base)
-            slot.weight_rows(exact)[...] += change.b_matrix @ change.a_matrix
-        elif name == slot.bias:
-            no_weight = np.zeros((slot.d_out, 0))
-            for of_expert, edited in zip(base, exact, strict=True):
-                edited[...] += low_rank(fold.groups, no_weight, of_expert).delta_bias
-        else:
-            matrices = (_matrices(slot.weight_rows(values)) for values in (base, exact))
-            for weight, edited in zip(*matrices, strict=True):
-                change = self._change(fold, weight, None)
-                edited[...] += change.b_matrix @ change.a_matrix
-                if slot.kind == "embedding":
-                    edited[...] += change.delta_bias[:, np.newaxis]
+    def _projections(self, name: str, index: int, folds: Sequence[MapFold]) -> list[Float64Array]:
+        """For each fold Rᵀ W [k, d_in] of all its R, one below the other, from one walk over the matrix."""
+        _, rows, columns = self.matrices(name)
+        rights = [_rights(fold) if name != fold.slot.bias else np.zeros((fold.slot.d_out, 0)) for fold in folds]
+        widths = [columns if fold.slot.layout == "out_in" else rows for fold in folds]
+        projected = [np.zeros((right.shape[1], d_in)) for right, d_in in zip(rights, widths, strict=True)]
+        if not any(total.shape[0] for total in projected):
+            return projected
+        for first, end in row_blocks(rows, columns):
+            values = self.read_rows(name, index * rows + first, index * rows + end, np.float64)
+            for fold, right, total in zip(folds, rights, projected, strict=True):
+                if fold.slot.layout == "out_in":
+                    inside, mine = overlap(fold.slot.rows, first, end - first)
+                    np.add(total, right[mine].T @ values[inside], out=total)
+                else:
+                    total[:, first:end] = (values[:, fold.slot.rows] @ right).T
+        return projected
 
-    def _map_change(self, fold: MapFold, weight: Float64Array | None) -> LowRankChange:
-        slot = fold.slot
-        if slot.site not in self._changes:
-            weight = _read_float64(self._source, slot.weight) if weight is None else weight
-            bias = None if slot.bias is None else _read_float64(self._source, slot.bias)[slot.rows]
-            self._changes[slot.site] = self._change(fold, slot.weight_rows(weight), bias)
-        return self._changes[slot.site]
+    def _bias_change(self, fold: MapFold) -> Float64Array:
+        """Δb [d_out] of a map, [experts, d_out] of experts, one row at least; it does not depend on W."""
+        assert fold.slot.bias is not None
+        stored = np.atleast_2d(self._source.read(fold.slot.bias).astype(np.float64))[:, fold.slot.rows]
+        shape = (fold.slot.d_out, 0)
+        return np.stack([low_rank_of_projected(fold.groups, shape, _nothing, bias).delta_bias for bias in stored])
 
-    def _change(self, fold: MapFold, weight: Float64Array, bias: Float64Array | None) -> LowRankChange:
+    def _change(self, fold: MapFold, shape: tuple[int, int], projected: Float64Array) -> LowRankChange:
         slot = fold.slot
-        change = low_rank(fold.groups, weight, bias)
+        bias = None
+        if slot.kind == "map" and slot.bias is not None:
+            bias = self._source.read(slot.bias).astype(np.float64)[slot.rows]
+        rows = iter(projected)
+        change = low_rank_of_projected(
+            fold.groups, shape, lambda right: np.stack([*islice(rows, right.shape[1])]), bias
+        )
         if slot.bias is None and slot.kind != "embedding" and change.needs_bias:
             raise BadInputError(f"edits at {slot.site} have a constant, but {slot.weight} has no bias to hold it")
         return change
 
 
-def _matrices(weights: Float64Array) -> Float64Array:
-    """[d_out, d_in] or [experts, d_out, d_in] -> [experts, d_out, d_in], a view."""
-    return weights if weights.ndim == 3 else weights[np.newaxis]
+def _rights(fold: MapFold) -> Float64Array:
+    rights = [right.astype(np.float64) for right in projected_rights(fold.groups)]
+    return np.concatenate([np.zeros((fold.slot.d_out, 0)), *rights], axis=1)
 
 
-def _read_float64(source: TensorSource, name: str) -> Float64Array:
-    dtype = source.entry(name).dtype
-    if not is_plain_float(dtype):
-        raise BadInputError(f"{name} has dtype {dtype}: edits fold into F64, F32, F16 or BF16 only")
-    values = source.read(name).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise BadInputError(f"{name} holds values that are not finite: the base is damaged")
-    return values
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """How much of an edit survives rounding in one tensor.
-
-    Attributes:
-        name: the tensor.
-        share: <W'_stored - W, ΔW> / ‖ΔW‖², 1 if rounding lost nothing; None if the formula changes nothing.
-        residual: ‖W'_stored - W'‖ / ‖ΔW‖, rounding noise over edit; None likewise.
-        relative_change: ‖ΔW‖ / ‖W‖; None where W is zero, such as a bias that never learnt.
-    """
-
-    name: str
-    share: float | None
-    residual: float | None
-    relative_change: float | None
+def _nothing(right: Float64Array) -> Float64Array:
+    """Rᵀ W of a map without inputs."""
+    return np.zeros((right.shape[1], 0))
 
 
 def delivery(tensor: FoldedTensor, stored: NDArray[Any]) -> Delivery:
     """Compare what was stored with what the formula asks for; `stored` has the shape of `tensor.exact`."""
-    asked = tensor.exact - tensor.base
-    largest = float(np.abs(asked).max(initial=0.0))
-    if largest == 0.0:
-        return Delivery(tensor.name, None, None, 0.0 if tensor.base.any() else None)
-    # In units of the largest change, so that no square overflows or vanishes.
-    values, unit = stored.astype(np.float64), asked / largest
-    norm = float(np.linalg.norm(unit))
-    base_norm = float(np.linalg.norm(tensor.base / largest))
-    return Delivery(
-        tensor.name,
-        share=float(np.vdot((values - tensor.base) / largest, unit)) / norm**2,
-        residual=float(np.linalg.norm((values - tensor.exact) / largest)) / norm,
-        relative_change=norm / base_norm if base_norm > 0 else None,
-    )
+    base, exact, values = (np.atleast_1d(part) for part in (tensor.base, tensor.exact, stored))
+    return delivery_sums(base, exact - base, values).delivery(tensor.name)

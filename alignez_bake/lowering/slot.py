@@ -49,6 +49,14 @@ class TensorSource(Protocol):
         ...
 
 
+class RowSource(TensorSource, Protocol):
+    """A source of which rows can be read without the rest."""
+
+    def read_rows(self, name: str, first: int, end: int) -> NDArray[Any]:
+        """Rows [first, end) of a tensor, seen as [product of its leading dimensions, its last one]."""
+        ...
+
+
 @dataclass(frozen=True)
 class Slot:
     """What computes the output of a site, as it lies in the files.

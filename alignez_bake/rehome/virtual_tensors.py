@@ -134,6 +134,22 @@ class VirtualTensors:
             values[tuple(slice(size) for size in old.shape)] = old
         return values
 
+    def read_rows(self, name: str, first: int, end: int) -> NDArray[Any]:
+        """Rows [first, end) of a tensor, as `TensorFolder.read_rows`; only matrices and vectors are new or grown.
+
+        Raises:
+            BadInputError: no such tensor, or the base's file changed meanwhile.
+        """
+        if self.is_base(name):
+            return self.base.read_rows(name, first, end)
+        entry = self.entry(name)
+        values = np.zeros((end - first, entry.rows_and_columns[1]), numpy_dtype_of(entry.dtype))
+        if name in self._grown:
+            rows, columns = self.base.entry(name).rows_and_columns
+            held = self.base.read_rows(name, min(first, rows), min(end, rows))
+            values[: len(held), :columns] = held
+        return values
+
     def read_bytes_range(self, name: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a tensor's data, as `TensorFolder.read_bytes_range`.
 

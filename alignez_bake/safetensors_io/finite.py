@@ -8,9 +8,12 @@ import numpy as np
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.progress import NoProgress
+from alignez_bake.safetensors_io.dtypes import file_dtype_of, numpy_dtype_of
 from alignez_bake.safetensors_io.strict_json import shown
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from alignez_bake.progress import Progress
     from alignez_bake.safetensors_io.reader import TensorFolder
 
@@ -22,6 +25,17 @@ _EXPONENTS: Final[dict[str, tuple[np.dtype[Any], int]]] = {
     "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),
 }
 _BLOCK_BYTES: Final = 4 * 1024 * 1024
+
+
+def all_finite(values: NDArray[Any]) -> bool:
+    """Whether there is neither NaN nor infinity among F64, F32, F16 or BF16 values.
+
+    Args:
+        values: of one of these dtypes, of any shape, C-contiguous.
+    """
+    unsigned, exponent = _EXPONENTS[file_dtype_of(values.dtype)]
+    bits = values.reshape(-1).view(unsigned)
+    return not ((bits & unsigned.type(exponent)) == exponent).any()
 
 
 def check_finite_tensors(folder: TensorFolder, *, progress: Progress | None = None) -> None:
@@ -39,9 +53,8 @@ def check_finite_tensors(folder: TensorFolder, *, progress: Progress | None = No
                 continue
             if np.prod(folder.entry(name).shape) == 1 and np.isneginf(folder.read(name).astype(np.float64)).all():
                 continue  # the fill value of a mask: pythia's masked_bias, -1e9, is -inf in F16
-            unsigned, exponent = _EXPONENTS[dtype]
             for block in folder.iter_blocks(name, _BLOCK_BYTES):
-                if ((np.frombuffer(block, unsigned) & unsigned.type(exponent)) == exponent).any():
+                if not all_finite(np.frombuffer(block, numpy_dtype_of(dtype))):
                     raise BadInputError(
                         f"tensor {shown(name)} in {folder.path / folder.file_of(name)} holds NaN or infinity: the base "
                         "is damaged; download it again"

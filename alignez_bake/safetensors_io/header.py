@@ -64,6 +64,11 @@ class TensorEntry:
         """Size of the data in bytes."""
         return self.end - self.begin
 
+    @property
+    def rows_and_columns(self) -> tuple[int, int]:
+        """The tensor as rows of its last dimension; without dimensions it is one row of one value."""
+        return math.prod(self.shape[:-1]), self.shape[-1] if self.shape else 1
+
 
 @dataclass(frozen=True)
 class Header:

@@ -91,6 +91,29 @@ class TensorFolder:
         """
         return read_tensor(self._headers[self.file_of(name)], self.entry(name))
 
+    def read_rows(self, name: str, first: int, end: int) -> NDArray[Any]:
+        """Rows [first, end) of a tensor, seen as [product of its leading dimensions, its last one].
+
+        Returns:
+            A fresh, writable array [end - first, columns] of the stored dtype; a tensor without dimensions is one row.
+
+        Raises:
+            BadInputError: no such tensor, values packed below one byte, or the file changed meanwhile.
+            ValueError: there are not so many rows.
+        """
+        entry = self.entry(name)
+        rows, columns = entry.rows_and_columns
+        if not 0 <= first <= end <= rows:
+            raise ValueError(f"rows [{first}, {end}) are not in tensor {shown(name)} of {rows} rows")
+        part = TensorEntry(
+            name,
+            entry.dtype,
+            (end - first, columns),
+            entry.begin + (entry.nbytes // max(rows, 1)) * first,
+            entry.begin + (entry.nbytes // max(rows, 1)) * end,
+        )
+        return read_tensor(self._headers[self.file_of(name)], part)
+
     def read_bytes_range(self, name: str, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a tensor's data, as they lie in the file.
 

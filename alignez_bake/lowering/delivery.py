@@ -1,0 +1,117 @@
+"""How much of an edit survives rounding: the delivered share and what rounding adds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Squares of changes between these powers of two are far from float32's bounds.
+_PLAIN_EXPONENTS = range(-40, 41)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How much of an edit survives rounding in one tensor.
+
+    Attributes:
+        name: the tensor.
+        share: <W'_stored - W, ΔW> / ‖ΔW‖², 1 if rounding lost nothing; None if the formula changes nothing.
+        residual: ‖W'_stored - W'‖ / ‖ΔW‖, rounding noise over edit; None likewise.
+        relative_change: ‖ΔW‖ / ‖W‖; None where W is zero, such as a bias that never learnt.
+    """
+
+    name: str
+    share: float | None
+    residual: float | None
+    relative_change: float | None
+
+
+@dataclass(frozen=True)
+class DeliverySums:
+    """The sums over values that a delivery is made of, in units of 2 ** exponent (its square, for products).
+
+    Attributes:
+        aligned: <W'_stored - W, ΔW>.
+        change: ‖ΔW‖².
+        residual: ‖W'_stored - W'‖².
+        base: ‖W‖².
+        exponent: of the unit, so that no square overflows or vanishes; None of sums over unchanged values alone,
+            whose unit is 1.
+    """
+
+    aligned: float = 0.0
+    change: float = 0.0
+    residual: float = 0.0
+    base: float = 0.0
+    exponent: int | None = None
+
+    def __add__(self, other: DeliverySums) -> DeliverySums:
+        """The sums over the values of both."""
+        units = [sums.exponent for sums in (self, other) if sums.exponent is not None]
+        if not units:
+            return DeliverySums(base=self.base + other.base)
+        unit = max(units)
+        mine, others = self._in_units_of(unit), other._in_units_of(unit)
+        return DeliverySums(*(a + b for a, b in zip(mine, others, strict=True)), exponent=unit)
+
+    def _in_units_of(self, exponent: int) -> tuple[float, float, float, float]:
+        shift = 2 * ((self.exponent or 0) - exponent)
+        values = (self.aligned, self.change, self.residual, self.base)
+        first, second, third, fourth = (_scaled(value, shift) for value in values)
+        return first, second, third, fourth
+
+    def delivery(self, name: str) -> Delivery:
+        """The figures of a tensor whose values these are the sums over."""
+        if self.change == 0.0:
+            return Delivery(name, None, None, 0.0 if self.base > 0 else None)
+        return Delivery(
+            name,
+            share=self.aligned / self.change,
+            residual=math.sqrt(self.residual / self.change),
+            relative_change=math.sqrt(self.change / self.base) if self.base > 0 else None,
+        )
+
+
+def delivery_sums(base: NDArray[Any], delta: NDArray[Any], stored: NDArray[Any]) -> DeliverySums:
+    """The sums over some rows.
+
+    Args:
+        base: W [n, columns], float32 or float64.
+        delta: ΔW in the same dtype.
+        stored: W' as it was rounded, in any float dtype.
+    """
+    largest = max(float(delta.max(initial=0.0)), -float(delta.min(initial=0.0)))
+    if largest == 0.0:
+        return DeliverySums(base=_squares(base.astype(np.float64)))
+    exponent = math.frexp(largest)[1]
+    values = stored.astype(base.dtype)
+    if base.dtype == np.float32 and exponent in _PLAIN_EXPONENTS:
+        exponent = 0
+    else:
+        base, delta, values = (np.ldexp(part.astype(np.float64), -exponent) for part in (base, delta, values))
+    moved = values - base
+    aligned, change, of_base = _dot(moved, delta), _squares(delta), _squares(base)
+    moved -= delta
+    return DeliverySums(aligned, change, _squares(moved), of_base, exponent)
+
+
+def _squares(values: NDArray[Any]) -> float:
+    return _dot(values, values)
+
+
+def _dot(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Row by row in the arrays' dtype, the rows' sums in float64."""
+    return float(np.vecdot(first, second).sum(dtype=np.float64))
+
+
+def _scaled(value: float, exponent: int) -> float:
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.inf
