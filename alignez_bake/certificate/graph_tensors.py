@@ -7,14 +7,14 @@ level `forward`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from alignez_bake.certificate.compared_tensors import ComparedTensors
 from alignez_bake.certificate.graph_tensor_values import WantedTensors
-from alignez_bake.certificate.tensors import inserts_act, listed, rounding_reasons
-from alignez_bake.certificate.verdict import Level, Verdict, lowest_share, tensors_json
+from alignez_bake.certificate.tensors import judged, listed
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
-from alignez_bake.lowering.fold import Delivery, delivery
+from alignez_bake.lowering.fold import delivery
 from alignez_bake.onnx_graph.initialisers import open_graph
 from alignez_bake.onnx_graph.operands import used_initialisers
 from alignez_bake.onnx_graph.places import TensorPlaces
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from alignez_bake.certificate.graph_tensor_values import WantedTensor
     from alignez_bake.exporters.checkpoint_contents import CheckpointContents
     from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.lowering.fold import Delivery
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.onnx_graph.initialisers import GraphTensors
     from alignez_bake.onnx_graph.places import Place, Places
@@ -39,51 +40,27 @@ _HEAD_NAMES: Final = ("lm_head.weight",)
 
 
 @dataclass(frozen=True)
-class GraphTensorsCertificate:
+class GraphTensorsCertificate(ComparedTensors):
     """What a comparison of a graph's initialisers with a baked checkpoint found.
 
+    The verdict is also `failed` where an edited tensor is not in the graph, or no node uses it.
+
     Attributes:
-        verdict: `failed` where a value is not what it must be, an edited tensor is not in the graph, no node uses it,
-            or an edit was lost to rounding; `inconclusive` where the formula changes nothing; else `passed`.
-        reasons: one line each for what went wrong.
-        deliveries: for each edited tensor how much of the edit its rounding kept.
-        untouched: number of tensors without an edit that are in the graph as they must be.
-        added: number of parameters of inserted edits, likewise.
         not_comparable: tensors without an edit that are not in the graph as such, each with the reason.
         others: number of initialisers that belong to no tensor: constants of the nodes, tables of positions.
         large_others: names of those with many values.
     """
 
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    deliveries: tuple[Delivery, ...]
-    untouched: int
-    added: int
     not_comparable: Mapping[str, str]
     others: int
     large_others: tuple[str, ...]
-    level: Level = field(default="tensors", init=False)
 
-    @property
-    def lowest_share(self) -> float | None:
-        """The smallest delivered share; None if no tensor changed."""
-        return lowest_share(delivery.share for delivery in self.deliveries)
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures, as JSON values."""
-        figures = tensors_json(
-            self,
-            edited=len(self.deliveries),
-            untouched=self.untouched,
-            lowest_delivered_share=self.lowest_share,
-        )
+    def own_figures(self) -> dict[str, Any]:
+        """What cannot be compared, and what belongs to no tensor."""
         return {
-            **figures,
-            "inserted_tensors": self.added,
             "not_comparable": [f"{name} ({reason})" for name, reason in self.not_comparable.items()],
             "other_initialisers": self.others,
             "large_other_initialisers": list(self.large_others),
-            "tensors": [asdict(entry) for entry in self.deliveries],
         }
 
 
@@ -110,15 +87,11 @@ def certify_graph_tensors(
             advance()
             comparison.compare(name)
             opened.release()
-    reasons = [*comparison.reasons, *rounding_reasons(comparison.deliveries)]
-    verdict: Verdict = "failed" if reasons else "passed"
-    changes = any(entry.share is not None for entry in comparison.deliveries)
-    if not reasons and not changes and not inserts_act(lowering):
-        verdict, reasons = "inconclusive", ["the edits change nothing, so nothing shows that they were applied"]
+    verdict, reasons = judged(comparison.reasons, comparison.deliveries, lowering)
     others = comparison.others
     return GraphTensorsCertificate(
         verdict,
-        tuple(reasons),
+        reasons,
         tuple(comparison.deliveries),
         comparison.untouched,
         len(contents.added),

@@ -9,17 +9,18 @@ Streams through both folders; no model is run and torch is not imported.
 from __future__ import annotations
 
 import filecmp
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE, Level, Verdict, lowest_share, tensors_json
+from alignez_bake.certificate.compared_tensors import ComparedTensors
+from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE
 from alignez_bake.exporters.base_files import DTYPE_KEYS, base_files, code_files
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.dtype import FILE_DTYPES as DTYPE_NAMES
 from alignez_bake.exporters.output_folder import OURS
-from alignez_bake.lowering.fold import Delivery, delivery
+from alignez_bake.lowering.fold import delivery
 from alignez_bake.progress import NoProgress
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
 
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from alignez_bake.certificate.verdict import Verdict
     from alignez_bake.exporters.checkpoint_contents import CheckpointContents
     from alignez_bake.lowering.decide import Lowering
-    from alignez_bake.lowering.fold import FoldedTensor
+    from alignez_bake.lowering.fold import Delivery, FoldedTensor
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
     from alignez_bake.safetensors_io.reader import TensorFolder
@@ -47,42 +49,18 @@ _OWN_FILES: Final = ("config.json", "README.md")
 
 
 @dataclass(frozen=True)
-class TensorsCertificate:
-    """What a comparison of two folders, tensor by tensor, found.
+class TensorsCertificate(ComparedTensors):
+    """What a comparison of two folders found: every byte and value is what it must be, or the verdict is `failed`.
 
     Attributes:
-        verdict: `failed` where a byte or value is not what it must be or an edit was lost to rounding;
-            `inconclusive` where the formula changes nothing; else `passed`.
-        reasons: one line each for what went wrong.
-        deliveries: for each edited tensor how much of the edit its rounding kept.
-        untouched: number of tensors that must equal the base's, all of which were compared.
-        added: number of parameters of inserted modules, likewise.
         dtype: of the result, if it is not the base's.
     """
 
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    deliveries: tuple[Delivery, ...]
-    untouched: int
-    added: int
     dtype: str | None
-    level: Level = field(default="tensors", init=False)
 
-    @property
-    def lowest_share(self) -> float | None:
-        """The smallest delivered share; None if no tensor changed."""
-        return lowest_share(delivery.share for delivery in self.deliveries)
-
-    def to_json(self) -> dict[str, Any]:
-        """The figures, as JSON values."""
-        figures = tensors_json(
-            self,
-            edited=len(self.deliveries),
-            untouched=self.untouched,
-            lowest_delivered_share=self.lowest_share,
-        )
-        tensors = [asdict(entry) for entry in self.deliveries]
-        return {**figures, "inserted_tensors": self.added, "dtype": self.dtype, "tensors": tensors}
+    def own_figures(self) -> dict[str, Any]:
+        """The dtype."""
+        return {"dtype": self.dtype}
 
 
 def certify_tensors(
@@ -123,21 +101,35 @@ def certify_tensors(
     reasons.extend(_file_reasons(base, result, contents))
     stored_names = [name for name in common if name not in contents.added]
     reasons.extend(_dtype_reasons(contents, result, stored_names))
-    shares = [entry.share for entry in deliveries if entry.share is not None]
-    reasons.extend(rounding_reasons(deliveries))
-    verdict: Verdict = "failed" if reasons else "passed"
-    if not reasons and not shares and not inserts_act(lowering):
-        verdict, reasons = "inconclusive", ["the edits change nothing, so nothing shows that they were applied"]
+    verdict, final_reasons = judged(reasons, deliveries, lowering)
     dtypes = {result.tensors.entry(name).dtype for name in stored_names}
     changed = dtypes != {contents.home.tensors.entry(name).dtype for name in stored_names}
     return TensorsCertificate(
         verdict,
-        tuple(reasons),
+        final_reasons,
         tuple(deliveries),
         len(common) - len(deliveries) - len(contents.added),
         len(contents.added),
         "/".join(sorted(dtypes)) if changed else None,
     )
+
+
+def judged(
+    reasons: Sequence[str], deliveries: Sequence[Delivery], lowering: Lowering
+) -> tuple[Verdict, tuple[str, ...]]:
+    """Verdict and reasons of a comparison.
+
+    Args:
+        reasons: one line each for what is not what it must be.
+        deliveries: of the edited tensors.
+        lowering: how the edits went in.
+    """
+    found = (*reasons, *rounding_reasons(deliveries))
+    if found:
+        return "failed", found
+    if all(entry.share is None for entry in deliveries) and not inserts_act(lowering):
+        return "inconclusive", ("the edits change nothing, so nothing shows that they were applied",)
+    return "passed", ()
 
 
 def rounding_reasons(deliveries: Sequence[Delivery]) -> list[str]:
