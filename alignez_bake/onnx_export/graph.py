@@ -12,6 +12,7 @@ from alignez_bake.onnx_export.attention import ATTENTION_OPSET
 from alignez_bake.onnx_export.attention_layers import fuse_attention
 from alignez_bake.onnx_export.cached_forward import CachedForward, cache_shapes
 from alignez_bake.onnx_export.experts import experts_in_batches
+from alignez_bake.onnx_export.last_row import one_hot_last_row
 from alignez_bake.onnx_export.names import BATCH, LENGTH, PAST, TOTAL, GraphNames
 from alignez_bake.onnx_export.opsets import DEFAULT_OPSET, NEWEST_OPSET, OLDEST_OPSET
 from alignez_bake.onnx_export.saving import check_target, needs_external_data, save_graph
@@ -58,6 +59,7 @@ def export_graph(
     forward = CachedForward(model).eval()
     with experts_in_batches(model), strengths_in_weights(model):
         program, names = _traced(forward, opset)
+        one_hot_last_row(program.model.graph, model)
         if opset >= ATTENTION_OPSET:
             # ONNX Runtime's kernel for CUDA may take no softcap; a layer that is written otherwise stays as it is.
             fuse_attention(program.model, softcap=False)
