@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from alignez_bake.onnx_patch.changes import inserted_name
+from alignez_bake.onnx_patch.dtypes import FLOAT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,50 +17,73 @@ if TYPE_CHECKING:
 
     from alignez_bake.onnx_patch.changes import GraphChanges
 
+# Number of TensorProto.DataType -> what OneHot gives. ONNX has none in bfloat16, ONNX Runtime none in float64.
+_DIRECT: Final[Mapping[int, np.dtype[Any]]] = MappingProxyType({FLOAT: np.dtype(np.float32), 10: np.dtype(np.float16)})
+_SLICED_SHAPE_OPSET: Final = 15
+"""From here on Shape gives some of the axes, if told."""
+
 
 def last_row_mask(changes: GraphChanges, *, flat: bool, data_type: int | None) -> str:
     """Name of [T, 1], one at the last row and zero elsewhere, or of [batch · T, 1] for values that are flattened.
 
     T is the second axis of `input_ids`. OneHot counts its index from the end, so the mask is `-1` one-hot among T:
 
-        Shape input_ids -> [B, T]    Gather 1 -> [T]    OneHot(-1, T) along axis 0 -> [T, 1]    (Cast)
+        Shape input_ids, axis 1 -> [1]    OneHot(-1, T, (0, 1)) along axis 0 -> [T, 1]
 
-    and, where rows of sequences lie one behind the other, Gather 0 -> [B], Concat [B, 1], Tile. So the nodes are
-    three, and for flattened values three more; they are made once.
+    Where rows of sequences lie one behind the other, [B, T] of zeros loses its first column and gets ones as its last:
+
+        Shape input_ids -> [2]    ConstantOfShape 0 -> [B, T]    Pad (-1, 1) with 1 -> [B, T]    Reshape -> [B · T, 1]
+
+    So the nodes are two, and four for flattened values; they are made once. One more each are a Cast to bfloat16 and
+    float64, for which operators are missing, and below opset 15 a Gather of T.
 
     Args:
         changes: where the nodes are noted.
         flat: whether batch and length are one axis.
-        data_type: number of TensorProto.DataType of the mask; None: float32, which needs no Cast.
+        data_type: number of TensorProto.DataType of the mask; None: float32.
     """
-    suffix = "" if data_type is None else f"_{data_type}"
-    name = inserted_name("last_row", f"{'flat' if flat else 'rows'}{suffix}")
-    made = {output for node in changes.first for output in node.output}
-    if name in made:
-        return name
-    if flat:
-        mask = last_row_mask(changes, flat=False, data_type=data_type)
-        batch = _length(changes, axis=0)
-        one = _constant(changes, "alignez.last_row.one", np.array([1], np.int64))
-        repeats = _once(changes, "Concat", (batch, one), inserted_name("last_row", "repeats"), {"axis": 0})
-        return _once(changes, "Tile", (mask, repeats), name)
-    length = _length(changes, axis=1)
-    last = _constant(changes, "alignez.last_row.minus_one", np.array([-1], np.int64))
-    values = _constant(changes, "alignez.last_row.off_on", np.array([0, 1], np.float32))
-    plain = inserted_name("last_row", "rows")
-    _once(changes, "OneHot", (last, length, values), plain, {"axis": 0})
-    return plain if data_type is None else _once(changes, "Cast", (plain,), name, {"to": data_type})
+    wanted = FLOAT if data_type is None else data_type
+    made = wanted if wanted in _DIRECT else FLOAT
+    mask = _flat(changes, made) if flat else _column(changes, made)
+    return mask if made == wanted else _once(changes, "Cast", (mask,), f"{mask}_{wanted}", {"to": wanted})
 
 
-def _length(changes: GraphChanges, *, axis: int) -> str:
-    """Name of the length of an axis of `input_ids`, [1]."""
-    shape = _once(changes, "Shape", ("input_ids",), inserted_name("last_row", "shape"))
-    which = _constant(changes, f"alignez.last_row.axis_{axis}", np.array([axis], np.int64))
-    return _once(changes, "Gather", (shape, which), inserted_name("last_row", f"length_{axis}"))
+def _column(changes: GraphChanges, data_type: int) -> str:
+    last = _constant(changes, "last", np.array([-1], np.int64))
+    off_on = _constant(changes, f"off_on_{data_type}", np.array([0, 1], _DIRECT[data_type]))
+    name = inserted_name("last_row", f"rows_{data_type}")
+    return _once(changes, "OneHot", (last, _length(changes), off_on), name, {"axis": 0})
+
+
+def _flat(changes: GraphChanges, data_type: int) -> str:
+    from onnx import numpy_helper  # noqa: PLC0415 - comes with an extra
+
+    zero = numpy_helper.from_array(np.zeros(1, _DIRECT[data_type]))
+    one = _constant(changes, f"one_{data_type}", np.array(1, _DIRECT[data_type]))
+    columns = _constant(changes, "columns", np.array([0, -1, 0, 1], np.int64))
+    flattened = _constant(changes, "flattened", np.array([-1, 1], np.int64))
+    name = inserted_name("last_row", f"flat_{data_type}")
+    zeros = _once(changes, "ConstantOfShape", (_shape(changes),), f"{name}_zeros", {"value": zero})
+    padded = _once(changes, "Pad", (zeros, columns, one), f"{name}_padded")
+    return _once(changes, "Reshape", (padded, flattened), name)
+
+
+def _length(changes: GraphChanges) -> str:
+    """Name of T, [1]."""
+    name = inserted_name("last_row", "length")
+    if changes.base.tensors.opset >= _SLICED_SHAPE_OPSET:
+        return _once(changes, "Shape", ("input_ids",), name, {"start": 1, "end": 2})
+    return _once(changes, "Gather", (_shape(changes), _constant(changes, "axis", np.array([1], np.int64))), name)
+
+
+def _shape(changes: GraphChanges) -> str:
+    """Name of [B, T], as a list."""
+    return _once(changes, "Shape", ("input_ids",), inserted_name("last_row", "shape"))
 
 
 def _constant(changes: GraphChanges, name: str, values: NDArray[Any]) -> str:
     """An initialiser, unless it is there."""
+    name = f"alignez.last_row.{name}"
     return name if name in changes.values else changes.new_initialiser(name, values)
 
 
@@ -67,7 +92,7 @@ def _once(
     operator: str,
     inputs: tuple[str, ...],
     name: str,
-    attributes: Mapping[str, int] | None = None,
+    attributes: Mapping[str, Any] | None = None,
 ) -> str:
     """A node before all others, unless it is there."""
     if all(node.name != name for node in changes.first):

@@ -60,7 +60,7 @@ def test_a_constant_without_a_bias_is_one_add(graph_folder, tiny_folder, tmp_pat
         ({"gate": "relu"}, {"MatMul": 2, "Relu": 1, "Add": 3}),
         (
             {"gate": "relu", "positions": "last"},
-            {"MatMul": 2, "Relu": 1, "Add": 3, "Mul": 1, "Shape": 1, "Gather": 1, "OneHot": 1},
+            {"MatMul": 2, "Relu": 1, "Add": 3, "Mul": 1, "Shape": 1, "OneHot": 1},
         ),
     ],
 )
@@ -68,11 +68,23 @@ def test_nodes_of_an_inserted_edit(graph_folder, tiny_folder, tmp_path, changes,
     assert added(graph_folder, one(tiny_folder("llama"), **changes), tmp_path / "out") == nodes
 
 
-def test_sites_share_the_mask_of_the_last_row(graph_folder, tiny_folder, tmp_path):
-    plan = plan_at(tiny_folder("llama"))
-    last = EditPlan(tuple(replace(edit, positions="last") for edit in plan.edits))
-    more = added(graph_folder, last, tmp_path / "out")
-    assert (more["OneHot"], more["Shape"], more["Mul"]) == (1, 1, 4)
+@pytest.mark.parametrize(
+    ("kind", "model_type", "bias", "mask"),
+    [
+        ("external", "llama", None, {"Shape": 1, "OneHot": 1}),
+        ("torchscript", "gpt2", None, {"Shape": 1, "ConstantOfShape": 1, "Pad": 1, "Reshape": 1}),
+    ],
+)
+def test_sites_share_the_mask_of_the_last_row(graph_folder, tiny_folder, tmp_path, kind, model_type, bias, mask):
+    """Against the same edits at all positions: the nodes of the mask once, and a product at each of four sites."""
+    plan = plan_at(tiny_folder(model_type, bias))
+    found = {}
+    for positions in ("all", "last"):
+        edits = tuple(replace(edit, gate="relu", positions=positions) for edit in plan.edits)
+        found[positions] = added(
+            graph_folder, EditPlan(edits), tmp_path / positions, bias=bias, kind=kind, model_type=model_type
+        )
+    assert found["last"] - found["all"] == {**mask, "Mul": 4}
 
 
 def test_a_strength_or_a_dial_of_zero_adds_nothing(graph_folder, tiny_folder, tmp_path):
