@@ -6,45 +6,47 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.runtime.escaping import shown
-from alignez_bake.runtime.protobuf import fields, signed, varint
+from alignez_bake.runtime.field_values import entry, submessage
+from alignez_bake.runtime.field_values import text as text  # noqa: PLC0414 - operands.py takes it from here
+from alignez_bake.runtime.protobuf import fields
+from alignez_bake.runtime.tensor_fields import tensor_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDED_FROM: Final = "pkg.onnxscript.optimizer.folded_from"
 _LONGEST_ORIGINS: Final = 2**16  # characters; an initialiser is folded from a handful of names
-_EXTERNAL: Final = 1  # TensorProto.DataLocation
 _MESSAGE_OF: Final = {"model": 7, "node": 1, "initialiser": 5, "output": 12, "value": 13}
 
 
-@dataclass
+@dataclass(frozen=True)
 class TensorMessage:
     """A TensorProto, unchecked.
 
     Attributes:
+        whole: the message itself.
         name: the tensor's.
         data_type: number of TensorProto.DataType.
         shape: as stored: sizes may be negative.
         raw: its bytes, where they lie in `raw_data`.
         external: where they lie otherwise: key and value.
-        is_external: whether it says that they lie elsewhere.
+        is_external: whether they lie elsewhere, as far as it says anything of it.
         metadata: key and value.
-        whole: the message itself.
     """
 
     whole: memoryview
-    name: str = ""
-    data_type: int = 0
-    shape: tuple[int, ...] = ()
-    raw: memoryview | None = None
-    external: dict[str, str] = field(default_factory=dict)
-    is_external: bool = False
-    metadata: dict[str, str] = field(default_factory=dict)
+    name: str
+    data_type: int
+    shape: tuple[int, ...]
+    raw: memoryview | None
+    external: dict[str, str]
+    is_external: bool
+    metadata: dict[str, str]
 
 
 def graphs(model: memoryview, place: str) -> Iterator[memoryview]:
@@ -77,8 +79,8 @@ def value_metadata(graph: memoryview, place: str) -> Iterator[tuple[str, dict[st
             if number == 1:
                 name = text(value, place)
             elif number == 4:
-                key, entry = _entry(value, place)
-                metadata[key] = entry
+                key, told = entry(value, place)
+                metadata[key] = told
         if metadata:
             yield name, metadata
 
@@ -101,63 +103,19 @@ def origins(metadata: dict[str, str], place: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def text(value: int | memoryview, place: str) -> str:
-    """A string of a message.
-
-    Raises:
-        BadInputError: a number, or no UTF-8.
-    """
-    try:
-        return bytes(_bytes(value, place)).decode()
-    except UnicodeDecodeError:
-        raise BadInputError(f"{place} is not an ONNX model: {shown(value)} is not UTF-8") from None
-
-
 def _of(message: memoryview, wanted: int, place: str) -> Iterator[memoryview]:
-    return (_bytes(value, place) for number, value in fields(message, place) if number == wanted)
+    return (submessage(value, place) for number, value in fields(message, place) if number == wanted)
 
 
 def _tensor(message: memoryview, place: str) -> TensorMessage:
-    tensor, shape = TensorMessage(message), []
-    for number, value in fields(message, place):
-        match number, value:
-            case 1, int():
-                shape.append(signed(value))
-            case 1, memoryview():  # packed
-                at = 0
-                while at < len(value):
-                    size, at = varint(value, at, place)
-                    shape.append(signed(size))
-            case 2, int():
-                tensor.data_type = value
-            case 8, _:
-                tensor.name = text(value, place)
-            case 9, memoryview():
-                tensor.raw = value
-            case 13, _:
-                key, entry = _entry(value, place)
-                tensor.external[key] = entry
-            case 14, int():
-                tensor.is_external = value == _EXTERNAL
-            case 16, _:
-                key, entry = _entry(value, place)
-                tensor.metadata[key] = entry
-            case _:
-                pass
-    tensor.shape = tuple(shape)
-    return tensor
-
-
-def _entry(message: int | memoryview, place: str) -> tuple[str, str]:
-    """Key and value of a StringStringEntryProto."""
-    pair = {1: "", 2: ""}
-    for number, value in fields(_bytes(message, place), place):
-        if number in pair:
-            pair[number] = text(value, place)
-    return pair[1], pair[2]
-
-
-def _bytes(value: int | memoryview, place: str) -> memoryview:
-    if isinstance(value, int):
-        raise BadInputError(f"{place} is not an ONNX model: a number where a message should be")
-    return value
+    told = tensor_fields(message, place)
+    return TensorMessage(
+        message,
+        text(told.name, place),
+        told.data_type,
+        told.shape,
+        told.raw,
+        dict(told.entries),
+        told.external,
+        dict(entry(value, place) for value in told.metadata),
+    )

@@ -5,11 +5,12 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.runtime.escaping import shown
-from alignez_bake.runtime.protobuf import fields, signed, varint
+from alignez_bake.runtime.field_values import submessage, text
+from alignez_bake.runtime.protobuf import fields
+from alignez_bake.runtime.tensor_fields import TensorFields, tensor_fields
 from alignez_bake.runtime.value_info import file_argument
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ MIN_OPSET: Final = 14
 
 _MAX_FILE_BYTES: Final = 2**31 - 1  # protobuf's own bound of one message
 _MAX_DEPTH: Final = 100  # likewise
-_EXTERNAL: Final = 1  # TensorProto.DataLocation
 _DEFAULT_DOMAINS: Final = frozenset({"", "ai.onnx"})
 
 
@@ -58,13 +58,6 @@ class ExternalTensor:
     data_type: int
     shape: tuple[int, ...]
     entries: tuple[tuple[str, str], ...]
-
-
-class _Tensor(NamedTuple):
-    """Any tensor: what it says, and whether its values lie elsewhere."""
-
-    told: ExternalTensor
-    external: bool
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ def read_graph_file(path: Path) -> GraphFile:
         raise BadInputError(
             f"{path} has opset {min(versions)}, and {MIN_OPSET} is the least: export the model again with a newer one"
         )
-    found: list[_Tensor] = []
+    found: list[TensorFields] = []
     _collect(message, "model", path, found, 0)
     inputs, outputs = _arguments(message, path)
     return GraphFile(
@@ -111,8 +104,12 @@ def read_graph_file(path: Path) -> GraphFile:
         max(versions),
         inputs,
         outputs,
-        frozenset(tensor.told.data_type for tensor in found),
-        tuple(tensor.told for tensor in found if tensor.external),
+        frozenset(tensor.data_type for tensor in found),
+        tuple(
+            ExternalTensor(_name(tensor), tensor.data_type, tensor.shape, tensor.entries)
+            for tensor in found
+            if tensor.external
+        ),
     )
 
 
@@ -136,9 +133,9 @@ def _mapped(path: Path) -> mmap.mmap:
 def _opset(value: int | memoryview, path: Path) -> tuple[str, int]:
     """Domain and version of an OperatorSetIdProto."""
     domain, version = "", 0
-    for number, part in fields(_message(value, path), str(path)):
+    for number, part in fields(submessage(value, str(path)), str(path)):
         if number == 1:
-            domain = _text(part, path)
+            domain = text(part, str(path))
         elif number == 2 and isinstance(part, int):
             version = part
     return domain, version
@@ -147,74 +144,29 @@ def _opset(value: int | memoryview, path: Path) -> tuple[str, int]:
 def _arguments(model: memoryview, path: Path) -> tuple[tuple[Argument, ...], tuple[Argument, ...]]:
     """Inputs and outputs of the main graph; of one in pieces, which protobuf allows, those of all pieces."""
     place = str(path)
-    graphs = [_message(value, path) for number, value in fields(model, place) if number == 7]
+    graphs = [submessage(value, place) for number, value in fields(model, place) if number == 7]
     parts = [part for graph in graphs for part in fields(graph, place)]
-    inputs = [file_argument(_message(value, path), place) for number, value in parts if number == 11]
-    outputs = [file_argument(_message(value, path), place) for number, value in parts if number == 12]
-    given = {_tensor(_message(value, path), path).told.name for number, value in parts if number == 5}
+    inputs = [file_argument(submessage(value, place), place) for number, value in parts if number == 11]
+    outputs = [file_argument(submessage(value, place), place) for number, value in parts if number == 12]
+    given = {_name(tensor_fields(submessage(value, place), place)) for number, value in parts if number == 5}
     for values in (value for number, value in parts if number == 15):  # sparse: named by the tensor of its values
-        for number, value in fields(_message(values, path), place):
+        for number, value in fields(submessage(values, place), place):
             if number == 1:
-                given.add(_tensor(_message(value, path), path).told.name)
+                given.add(_name(tensor_fields(submessage(value, place), place)))
     return tuple(argument for argument in inputs if argument.name not in given), tuple(outputs)
 
 
-def _collect(message: memoryview, kind: Message, path: Path, found: list[_Tensor], depth: int) -> None:
+def _collect(message: memoryview, kind: Message, path: Path, found: list[TensorFields], depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise BadInputError(f"{path}: graphs lie in each other more than {_MAX_DEPTH} deep, which nothing can run")
     if kind == "tensor":
-        found.append(_tensor(message, path))
+        found.append(tensor_fields(message, str(path)))
         return
     children = CHILDREN[kind]
     for number, value in fields(message, str(path)):
         if number in children:
-            _collect(_message(value, path), children[number], path, found, depth + 1)
+            _collect(submessage(value, str(path)), children[number], path, found, depth + 1)
 
 
-def _tensor(message: memoryview, path: Path) -> _Tensor:
-    """Of a TensorProto all but its values. One that says half of it counts as external."""
-    name, data_type, elsewhere = "", 0, False
-    shape: list[int] = []
-    entries: list[tuple[str, str]] = []
-    for number, value in fields(message, str(path)):
-        match number, value:
-            case 1, int():
-                shape.append(signed(value))
-            case 1, memoryview():  # packed
-                at = 0
-                while at < len(value):
-                    size, at = varint(value, at, str(path))
-                    shape.append(signed(size))
-            case 2, int():
-                data_type = value
-            case 8, memoryview():
-                name = bytes(value).decode("utf-8", "replace")
-            case 13, memoryview():
-                entries.append(_entry(value, path))
-            case 14, int():
-                elsewhere = value == _EXTERNAL
-            case _:
-                pass
-    return _Tensor(ExternalTensor(name, data_type, tuple(shape), tuple(entries)), elsewhere or bool(entries))
-
-
-def _entry(message: memoryview, path: Path) -> tuple[str, str]:
-    """Key and value of a StringStringEntryProto."""
-    pair = {1: "", 2: ""}
-    for number, part in fields(message, str(path)):
-        if number in pair:
-            pair[number] = _text(part, path)
-    return pair[1], pair[2]
-
-
-def _message(value: int | memoryview, path: Path) -> memoryview:
-    if isinstance(value, int):
-        raise BadInputError(f"{path} is not an ONNX model: a number where a message should be")
-    return value
-
-
-def _text(value: int | memoryview, path: Path) -> str:
-    try:
-        return bytes(_message(value, path)).decode()
-    except UnicodeDecodeError:
-        raise BadInputError(f"{path} is not an ONNX model: {shown(value)} is not UTF-8") from None
+def _name(tensor: TensorFields) -> str:
+    return bytes(tensor.name).decode("utf-8", "replace")
