@@ -21,6 +21,7 @@ import numpy as np
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.formula import edit_delta
+from alignez_bake.immutable_arrays import immutable
 from alignez_bake.site import LEGAL_READS, Reads, Site
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Edit:
     objective: str | None = None
 
     def __post_init__(self) -> None:
-        """Check values, shapes and finiteness; make the arrays read-only.
+        """Check values, shapes and finiteness; make the arrays immutable.
 
         Raises:
             BadInputError: the message names the site, the value and the bound.
@@ -213,7 +214,11 @@ class Edit:
 
 
 def _checked_array(value: object, what: str, dimensions: int) -> FloatArray | None:
-    """A read-only, contiguous float32 or float64 copy of `value`, refused if it is not finite."""
+    """`value` as an immutable, contiguous float32 or float64 array, refused if it is not finite.
+
+    What is immutable already, as arrays of other edits and of mapped files are, is kept: an edit of another strength
+    shares them, and a plan takes no memory beyond its file.
+    """
     if value is None:
         return None
     array = np.asarray(value)
@@ -221,11 +226,10 @@ def _checked_array(value: object, what: str, dimensions: int) -> FloatArray | No
         raise BadInputError(f"{what} has dtype {array.dtype}: use float32 or float64")
     if array.ndim != dimensions:
         raise BadInputError(f"{what} has shape {array.shape}: it needs {dimensions} dimension(s)")
-    if not np.isfinite(array).all():
+    # Both ends are finite exactly if all values are, NaN among them; unlike a mask, they take no memory.
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise BadInputError(f"{what} holds values that are not finite")
-    array = np.array(array, order="C", copy=True)
-    array.setflags(write=False)
-    return array
+    return immutable(array)
 
 
 def compose(edits: Sequence[Edit]) -> Edit:

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any, Final
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import BaseFingerprint, EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.safetensors_io.file_access import read_tensor
+from alignez_bake.safetensors_io.file_access import check_unchanged, read_tensor
 from alignez_bake.safetensors_io.header import read_header
+from alignez_bake.safetensors_io.mapped import map_tensors
 from alignez_bake.safetensors_io.strict_json import parse_object, shown
 from alignez_bake.safetensors_io.writer import write_tensors
 from alignez_bake.site import Site
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -36,6 +37,8 @@ FORMAT_VERSION: Final = 1
 METADATA_KEY: Final = "alignez"
 # One edit at each of nine sites of a thousand layers, for ten objectives: nobody needs more.
 MAX_EDITS: Final = 100_000
+# Files from this size on are mapped instead of read; docs/decisions/streaming_memory.md says why not all of them.
+MAPPED_FROM_BYTES: Final = 8 * 1024 * 1024
 
 _PARTS: Final = ("left", "right", "offset", "bias")
 _ENTRY_KEYS: Final = ("site", "reads", "gate", "positions", "strength")
@@ -78,15 +81,19 @@ def write_edits(plan: EditPlan, path: str | Path) -> None:
 def read_edits(path: str | Path) -> EditPlan:
     """Read a plan, trusting nothing of the file.
 
+    The arrays of a file of 8 MiB and more lie over the file itself and take no memory of the process's own: it may be
+    replaced or deleted while the plan is in use, but must not be written into or cut short.
+
     Raises:
         BadInputError: no such file, a damaged or foreign file, an unknown version, key or value, tensors
-            and entries that do not belong together, shapes and ranks that disagree, or values not finite.
+            and entries that do not belong together, shapes and ranks that disagree, values not finite, or a file that
+            changes while it is read.
     """
     path = Path(path)
     header = read_header(path)
     document = _parse_document(header, path)
     entries = document["edits"]
-    tensors: dict[int, dict[str, NDArray[np.floating[Any]]]] = {}
+    places: dict[str, tuple[int, str]] = {}
     for name, tensor in header.entries.items():
         match = _TENSOR_NAME.fullmatch(name)
         if match is None:
@@ -96,8 +103,13 @@ def read_edits(path: str | Path) -> EditPlan:
             raise BadInputError(f"{path}: tensor {shown(name)} belongs to no entry: there are {len(entries)} edits")
         if tensor.dtype not in ("F32", "F64"):
             raise BadInputError(f"{path}: tensor {shown(name)} has dtype {tensor.dtype}: use F32 or F64")
-        tensors.setdefault(index, {})[match[2]] = read_tensor(header, tensor)
+        places[name] = (index, match[2])
+    tensors: dict[int, dict[str, NDArray[np.floating[Any]]]] = {}
+    for name, array in _arrays(header):
+        index, part = places[name]
+        tensors.setdefault(index, {})[part] = array
     edits = tuple(_edit(entry, tensors.get(index, {}), f"{path}: edit {index}") for index, entry in enumerate(entries))
+    check_unchanged(header)  # what was found to be finite is what lies there
     try:
         return EditPlan(
             edits=edits,
@@ -107,6 +119,14 @@ def read_edits(path: str | Path) -> EditPlan:
         )
     except BadInputError as error:
         raise BadInputError(f"{path}: {error}") from None
+
+
+def _arrays(header: Header) -> Iterator[tuple[str, NDArray[Any]]]:
+    if header.data_bytes >= MAPPED_FROM_BYTES:
+        yield from map_tensors(header).items()
+    else:
+        for name, tensor in header.entries.items():
+            yield name, read_tensor(header, tensor)
 
 
 def _parse_document(header: Header, path: Path) -> dict[str, Any]:

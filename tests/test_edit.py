@@ -159,6 +159,26 @@ def test_arrays_of_an_edit_cannot_be_changed():
     assert edit.left[0, 0] == 1.0
     with pytest.raises(ValueError, match="read-only"):
         edit.left[0, 0] = 2.0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        edit.left.setflags(write=True)
+
+
+def test_an_edit_of_another_strength_shares_its_arrays():
+    edit = random_edit(SITE, 7, 7, constant=True)
+    plan = EditPlan((edit,)).scaled(0.5).mixed_with(EditPlan((random_edit(SITE, 7, 7, objective="b"),)))
+    scaled = plan.with_weights({"b": 2.0}).edits[0]
+    assert scaled.strength == 0.5 * edit.strength
+    for name in ("left", "right", "offset"):
+        assert getattr(scaled, name) is getattr(edit, name)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["left", "right", "offset", "bias"])
+def test_one_value_that_is_not_finite_is_found_in_every_array(name, value):
+    arrays = {"left": np.ones((7, 2)), "right": np.ones((7, 2)), "offset": np.ones(2), "bias": np.ones(7)}
+    arrays[name].flat[1] = value
+    with pytest.raises(BadInputError, match=f"{name} holds values that are not finite"):
+        Edit(SITE, **arrays)
 
 
 U = np.ones((7, 2))

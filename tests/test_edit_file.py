@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from alignez_bake import edit_file
 from alignez_bake.edit import Edit
 from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.edit_plan import BaseFingerprint, EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.immutable_arrays import is_immutable
 from alignez_bake.site import SITE_KINDS, Site
 from tests.random_edits import random_edit
 
@@ -186,3 +190,95 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
         read_edits(path)
     with pytest.raises(BadInputError):
         read_edits(tmp_path / "absent.safetensors")
+
+
+@pytest.fixture
+def all_mapped(monkeypatch):
+    """Files of every size are mapped."""
+    monkeypatch.setattr(edit_file, "MAPPED_FROM_BYTES", 0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@given(plans())
+def test_a_mapped_plan_is_the_same_and_can_be_written_over_its_own_file(tmp_path, all_mapped, plan):
+    path = tmp_path / "edits.safetensors"
+    write_edits(plan, path)
+    first = path.read_bytes()
+    loaded = read_edits(path)
+    assert all(mine.equals(theirs) for mine, theirs in zip(plan.edits, loaded.edits, strict=True))
+    write_edits(loaded, path)
+    assert path.read_bytes() == first
+    assert all(mine.equals(theirs) for mine, theirs in zip(plan.edits, loaded.edits, strict=True))
+
+
+def test_a_mapped_file_is_checked_as_any_other(tmp_path, all_mapped):
+    path = tmp_path / "edits.safetensors"
+    save_file({**PAIR, "edits.0.left": np.full((4, 2), np.nan, np.float32)}, path, {"alignez": json.dumps(document())})
+    with pytest.raises(BadInputError, match="left holds values that are not finite"):
+        read_edits(path)
+
+
+@pytest.mark.parametrize("mapped_from", [0, 1 << 30], ids=["mapped", "read"])
+def test_a_file_that_changes_while_it_is_checked_is_refused(tmp_path, monkeypatch, mapped_from):
+    monkeypatch.setattr(edit_file, "MAPPED_FROM_BYTES", mapped_from)
+    path = tmp_path / "edits.safetensors"
+    write_edits(EditPlan((random_edit(Site("attn_write", 0), 6, 6),)), path)
+    check = edit_file._edit
+
+    def changing(entry, tensors, place):
+        with path.open("ab") as file:
+            file.write(b"x")
+        return check(entry, tensors, place)
+
+    monkeypatch.setattr(edit_file, "_edit", changing)
+    with pytest.raises(BadInputError, match="changed after its header was read"):
+        read_edits(path)
+
+
+MEASURING = """
+import sys, tracemalloc
+from alignez_bake.edit_file import read_edits, write_edits
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))
+
+read_edits(sys.argv[1])  # what is imported or made once is there
+before = anonymous()
+tracemalloc.start()
+plan = read_edits(sys.argv[2]).scaled(0.5)
+write_edits(plan, sys.argv[3])
+print(tracemalloc.get_traced_memory()[1], anonymous() - before, len(plan.edits))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_large_plan_takes_no_memory_beside_its_file(tmp_path):
+    """Read, checked, scaled and written again: 34 MB of edits, of which the process itself holds next to nothing."""
+    small, large, copy = (tmp_path / name for name in ("small", "large", "copy"))
+    edits = [random_edit(Site("mlp_write", layer), 65536, 65536, rank=4, seed=layer) for layer in range(16)]
+    single = [Edit(e.site, left=e.left.astype(np.float32), right=e.right.astype(np.float32)) for e in edits]
+    write_edits(EditPlan((random_edit(Site("mlp_write", 0), 6, 6),)), small)
+    write_edits(EditPlan(tuple(single)), large)
+    size = large.stat().st_size
+    assert size > 32e6
+    command = [sys.executable, "-c", MEASURING, str(small), str(large), str(copy)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    peak, grown, count = map(int, done.stdout.split())
+    assert count == len(edits)
+    assert copy.stat().st_size == pytest.approx(size, rel=0.01)
+    assert peak < size / 20
+    assert grown < size / 20
+
+
+def test_the_arrays_of_a_large_file_are_mapped_and_those_of_a_small_one_are_not(tmp_path):
+    path = tmp_path / "edits.safetensors"
+    for width, mapped in ((6, False), (600_000, True)):
+        bias = np.ones(width)
+        write_edits(EditPlan((Edit(Site("attn_write", 0), bias=bias), Edit(Site("mlp_write", 0), bias=bias))), path)
+        array = read_edits(path).edits[0].bias
+        assert is_immutable(array)
+        owner = array
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        assert isinstance(owner, memoryview) == mapped

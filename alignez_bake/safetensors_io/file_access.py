@@ -42,6 +42,16 @@ def open_data(header: Header) -> Iterator[BinaryIO]:
         raise BadInputError(f"{header.path}: cannot be read ({error.strerror or error})") from error
 
 
+def check_unchanged(header: Header) -> None:
+    """Refuse a file that is no longer the one whose header was read.
+
+    Raises:
+        BadInputError: another file lies there, its size or time of change is another, or none is there.
+    """
+    with open_data(header):
+        pass
+
+
 def read_into(file: BinaryIO, header: Header, offset: int, buffer: memoryview) -> None:
     """Fill `buffer` from byte `offset` of the data.
 
