@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alignez_bake.commands.inspect import inspect as inspect
     from alignez_bake.commands.pairs import pairs as pairs
     from alignez_bake.commands.push import push as push
+    from alignez_bake.commands.restore import restore as restore
     from alignez_bake.commands.verify import verify as verify
     from alignez_bake.edit import Edit as Edit
     from alignez_bake.edit_file import read_edits as read_edits
@@ -32,7 +33,10 @@ __version__ = "0.1.0"
 _PLACES = {
     **{
         name: f"commands.{name}"
-        for name in ["align", "bake", "bake_onnx", "compare", "explain", "fit", "inspect", "pairs", "push", "verify"]
+        for name in [
+            *("align", "bake", "bake_onnx", "compare", "explain", "fit"),
+            *("inspect", "pairs", "push", "restore", "verify"),
+        ]
     },
     "Edit": "edit",
     "EditPlan": "edit_plan",
@@ -54,6 +58,7 @@ __all__ = [
     "pairs",
     "push",
     "read_edits",
+    "restore",
     "verify",
     "write_edits",
 ]

@@ -22,6 +22,8 @@ from alignez_bake.cli.pairs import EXAMPLES as PAIRS_EXAMPLES
 from alignez_bake.cli.pairs import pairs_command
 from alignez_bake.cli.push import EXAMPLES as PUSH_EXAMPLES
 from alignez_bake.cli.push import push_command
+from alignez_bake.cli.restore import EXAMPLES as RESTORE_EXAMPLES
+from alignez_bake.cli.restore import restore_command
 from alignez_bake.cli.shell import run
 from alignez_bake.cli.verify import EXAMPLES as VERIFY_EXAMPLES
 from alignez_bake.cli.verify import verify_command
@@ -45,6 +47,7 @@ def build_app() -> typer.Typer:
         ("compare", compare_command, COMPARE_EXAMPLES),
         ("inspect", inspect_command, INSPECT_EXAMPLES),
         ("push", push_command, PUSH_EXAMPLES),
+        ("restore", restore_command, RESTORE_EXAMPLES),
     ):
         app.command(name, epilog=examples)(command)
     return app

@@ -30,7 +30,7 @@ LATER_OPTIONS: Final = (
     "--link",
     "--neutral",
 )
-LATER_COMMANDS: Final = ("eval", "restore")
+LATER_COMMANDS: Final = ("eval",)
 
 
 class JsonResult(Protocol):

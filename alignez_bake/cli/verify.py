@@ -15,9 +15,12 @@ from alignez_bake.progress import RichProgress
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from alignez_bake.commands.verify import VerifyLevel
+
 # "\b" keeps the lines as they are in the help.
 EXAMPLES: Final = (
     "\b\nExamples:\n  alignez-bake verify aligned\n  alignez-bake verify aligned --model base --level tensors\n"
+    "  alignez-bake verify aligned --level manifest\n"
 )
 
 
@@ -38,31 +41,47 @@ def verify_command(
         typer.Option(
             "--level",
             metavar="LEVEL",
-            help="tensors: compare the files; forward: also run result and hooked model, the default where it runs.",
+            help="manifest: the files against OUT's own hashes, which needs no base; tensors: also against base and "
+            "formula; forward: also run result and hooked model, the default where it runs. A base that is gone leaves "
+            "the manifest.",
         ),
     ] = None,
     device: options.Device = "auto",
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
-    """Measure the certificate of a result again: exit status 0 if it holds, 1 if not."""
-    from alignez_bake.commands.verify import verify  # noqa: PLC0415 - so that --help is quick
+    """Check a result against its manifest, its base and its edits: exit status 0 if all holds, 1 if not."""
+    from alignez_bake.commands.verify import verify, why_no_base  # noqa: PLC0415 - so that --help is quick
 
-    checked = None if level is None else check_level(level, "--level")
+    checked = _checked(level)
+    runs = checked == "forward" or (checked is None and why_no_base(out, model, base_onnx) is None)
     result = verify(
         out,
         model,
         base_onnx=base_onnx,
         level=checked,
-        device=resolved_device(device) if checked != "tensors" else device,
+        device=resolved_device(device) if runs else device,
         trust_remote_code=trust_remote_code,
         progress=RichProgress(),
     )
 
     def tables() -> list[Table | str]:
-        from alignez_bake.report.tables import certificate_table  # noqa: PLC0415
+        from alignez_bake.report.tables import certificate_table, table  # noqa: PLC0415
 
-        return [certificate_table(result.levels)]
+        of_manifest = [] if result.manifest is None else result.manifest.main_figures()
+        return [
+            *([table("Manifest", ("figure", "value"), of_manifest)] if of_manifest else []),
+            *([certificate_table(result.levels)] if result.levels else []),
+        ]
 
     show(result, as_json=json, tables=tables)
     result.raise_if_failed()
+
+
+def _checked(level: str | None) -> VerifyLevel | None:
+    """The level that was asked for.
+
+    Raises:
+        BadInputError: none of the three.
+    """
+    return level if level is None or level == "manifest" else check_level(level, "--level")

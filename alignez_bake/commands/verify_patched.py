@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alignez_bake.commands.bake_onnx import running_level
+from alignez_bake.commands.recorded_graph import recorded_graph
 from alignez_bake.errors import BadInputError
 from alignez_bake.hub.download import base_folder
 from alignez_bake.model_folder import open_model_folder
@@ -18,6 +17,8 @@ from alignez_bake.onnx_patch.tensors_level import certify_stored
 from alignez_bake.report.record import read_record, read_result_edits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.onnx_patch.base_graph import BaseGraph
     from alignez_bake.progress import Progress
@@ -47,7 +48,7 @@ def verify_patched(
     Raises:
         BadInputError: damaged files, no base graph, or another than the one it was made from.
     """
-    base = _recorded_graph(out, base_onnx)
+    base = _open_graph(out, base_onnx)
     plan = read_result_edits(out)
     patches = site_patches(base, plan, require_fold=False)
     folder = None if model is None else open_model_folder(base_folder(model, trust_remote_code=trust_remote_code))
@@ -71,17 +72,11 @@ def verify_patched(
     return levels
 
 
-def _recorded_graph(out: Path, base_onnx: Path | None) -> BaseGraph:
+def _open_graph(out: Path, base_onnx: Path | None) -> BaseGraph:
+    """The base graph, checked to be the one that the result was made from."""
+    graph = open_base_graph(recorded_graph(out) if base_onnx is None else base_onnx)
     recorded = read_record(out).get("base_graph")
     place = recorded if isinstance(recorded, dict) else {}
-    path = place.get("path")
-    if base_onnx is None:
-        if not isinstance(path, str) or not (out / path).is_dir():
-            raise BadInputError(
-                f"the graph that {out} was made from is not where it was: name its folder with --base-onnx DIR"
-            )
-        base_onnx = Path(os.path.normpath(out / path))
-    graph = open_base_graph(base_onnx)
     if {name: value for name, value in place.items() if name != "path"} != graph_fingerprint(graph):
         raise BadInputError(
             f"{graph.path} is not the graph that {out} was made from: name the right folder with --base-onnx DIR"

@@ -55,7 +55,6 @@ def test_version(cli):
         (("--model",), "requires an argument"),
         # What a later version brings is refused by its name.
         (("eval", "--model", "base"), "command 'eval' is not available yet"),
-        (("restore", "out"), "command 'restore' is not available yet"),
         (("--model", "base", "--out", "out", "--kl-budget", "0.1"), "--kl-budget is not available yet"),
         (("bake", "--link"), "--link is not available yet"),
         (("explain", "--model", "base", "--feasibility"), "--feasibility is not available yet"),
