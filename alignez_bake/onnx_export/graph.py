@@ -61,7 +61,7 @@ def export_graph(
         program, names = _traced(forward, opset)
         one_hot_last_row(program.model.graph, model)
         if opset >= ATTENTION_OPSET:
-            # ONNX Runtime's kernel for CUDA may take no softcap; a layer that is written otherwise stays as it is.
+            # Soft caps stay written out: ONNX Runtime before 1.27 adds the mask before the cap, or refuses it on CUDA.
             fuse_attention(program.model, softcap=False)
         save_graph(program.model, target, external_data=external)
     return names
