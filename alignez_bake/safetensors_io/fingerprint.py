@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
+
+from alignez_bake.safetensors_io.file_access import open_data, read_into
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,11 +63,19 @@ def tensors_sha256(folder: TensorFolder) -> str:
         BadInputError: a file changed or cannot be read.
     """
     digest = hashlib.sha256()
-    for name in folder.names():
-        entry = folder.entry(name)
-        described = json.dumps([name, entry.dtype, list(entry.shape)], separators=(",", ":"))
-        digest.update(described.encode("ascii") + b"\n")
-        edge = min(EDGE_BYTES, entry.nbytes)
-        digest.update(folder.read_bytes_range(name, 0, edge))
-        digest.update(folder.read_bytes_range(name, entry.nbytes - edge, entry.nbytes))
+    buffer = memoryview(bytearray(EDGE_BYTES))
+    # A run of names that lie in one file takes one opening of it: hundreds for 30 000 tensors, not 60 000.
+    for file_name, names in groupby(folder.names(), folder.file_of):
+        header = folder.header(file_name)
+        with open_data(header) as file:
+            for name in names:
+                entry = header.entries[name]
+                described = json.dumps([name, entry.dtype, list(entry.shape)], separators=(",", ":"))
+                digest.update(described.encode("ascii") + b"\n")
+                edge = buffer[: min(EDGE_BYTES, entry.nbytes)]
+                read_into(file, header, entry.begin, edge)
+                digest.update(edge)
+                if entry.nbytes > EDGE_BYTES:
+                    read_into(file, header, entry.end - EDGE_BYTES, edge)
+                digest.update(edge)
     return digest.hexdigest()

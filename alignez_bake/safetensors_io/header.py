@@ -41,7 +41,7 @@ _FOREIGN: Final[tuple[tuple[bytes, str], ...]] = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a model may have 100 000 of them
 class TensorEntry:
     """What a header says about one tensor.
 
@@ -227,7 +227,8 @@ def _entry(name: str, value: object, place: str) -> TensorEntry:
             f"{where} has data_offsets {shown(offsets)}, {end - begin} bytes, but dtype {dtype} and shape "
             f"{shown(shape)} need {total_bits // 8}: the header is damaged"
         )
-    return TensorEntry(name, dtype, tuple(shape), begin, end)
+    # The table's own string: the parser makes a new one for every tensor.
+    return TensorEntry(name, BY_NAME[dtype].name, tuple(shape), begin, end)
 
 
 def _are_sizes(value: object) -> bool:

@@ -9,10 +9,12 @@ import pytest
 from alignez_bake.safetensors_io import (
     config_sha256,
     copy_with_replacements,
+    fingerprint,
     open_folder,
     tensors_sha256,
     write_tensors,
 )
+from alignez_bake.safetensors_io.file_access import open_data
 
 EDGE = 65536
 
@@ -121,3 +123,20 @@ def test_shape_dtype_and_names_are_seen(folder, arrays, change):
     before = tensors_sha256(open_folder(folder))
     write_tensors(folder / "model.safetensors", change(arrays))
     assert tensors_sha256(open_folder(folder)) != before
+
+
+def test_a_file_is_opened_once_for_a_run_of_names_that_lie_in_it(tmp_path, arrays, monkeypatch):
+    files = {"B": "model-1.safetensors", "a": "model-1.safetensors", "b": "model-2.safetensors"}
+    for file in set(files.values()):
+        write_tensors(tmp_path / file, {name: arrays[name] for name in files if files[name] == file})
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    folder = open_folder(tmp_path)
+    opened = []
+
+    def counting(header):
+        opened.append(header.path.name)
+        return open_data(header)
+
+    monkeypatch.setattr(fingerprint, "open_data", counting)
+    tensors_sha256(folder)
+    assert opened == ["model-1.safetensors", "model-2.safetensors"]
