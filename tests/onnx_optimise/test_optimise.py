@@ -92,8 +92,8 @@ def test_a_graph_without_anything_to_fuse_is_an_error(tmp_path):
 
 
 def test_a_graph_that_is_optimised_already_is_an_error(optimised, tmp_path):
-    """Its operators are there, and none of them is new."""
-    with pytest.raises(BadInputError, match="nothing could be fused"):
+    """Its operators are there, and none of them is new; attention that is done is no reason."""
+    with pytest.raises(BadInputError, match="nothing could be fused: use the graph as it is"):
         optimise_graph(optimised("llama", "inserted", 23).optimised.path, tmp_path / "again.onnx")
     assert not list(tmp_path.iterdir())
 
