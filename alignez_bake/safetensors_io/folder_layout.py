@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from alignez_bake.errors import BadInputError
@@ -27,9 +28,11 @@ def read_index(path: Path) -> dict[str, Any]:
         BadInputError: unreadable, not such an index, or a file name that leaves the folder.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_INDEX_BYTES:
-            raise BadInputError(f"{path} has {size} bytes: an index may have at most {MAX_INDEX_BYTES}")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # to open a named pipe would wait for ever
+            raise BadInputError(f"{path} is not a regular file: an index is expected here")
+        if status.st_size > MAX_INDEX_BYTES:
+            raise BadInputError(f"{path} has {status.st_size} bytes: an index may have at most {MAX_INDEX_BYTES}")
         data = path.read_bytes()
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read ({error.strerror or error}): check its permissions") from error
@@ -103,7 +106,8 @@ def check_inside(folder: Path, file: str) -> None:
         if parent.name == "snapshots" and target.parent == parent.parent / "blobs":
             return
     raise BadInputError(
-        f"{path} is a symlink to {target}, outside of the model's folder: copy or hard-link the file into the folder"
+        f"{path} is a symlink to {shown(str(target))}, outside of the model's folder: copy or hard-link the file into "
+        "the folder"
     )
 
 

@@ -1,6 +1,7 @@
 """Folders: single file, shards, the hub's cache; and what is no model."""
 
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -256,12 +257,14 @@ def test_tensor_in_two_shards(sharded):
     ("text", "word"),
     [
         (b"{", "not valid JSON"),
+        (b'{"metadata": {"total_size": -1e999}, "weight_map": {}}', "'-1e999' is beyond all floats"),
         (b"[]", "must be an object"),
         (b"{}", "weight_map is None"),
         (b'{"weight_map": {}}', "at least one tensor"),
         (b'{"weight_map": [1]}', "weight_map is [1]"),
         (b'{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}', "'a' is given twice"),
         (b'{"weight_map": ' + b"[" * 100_000, "nested too deeply"),
+        (b'{"weight_map": ' + b"[" * 500 + b"]" * 500 + b"}", "beyond 100 levels"),
         (b"\xff\xfe", "not valid JSON"),
     ],
 )
@@ -269,6 +272,13 @@ def test_broken_index(sharded, text, word):
     folder, _ = sharded
     (folder / INDEX).write_bytes(text)
     refused(folder, INDEX, word)
+
+
+def test_an_index_that_is_no_file_is_not_waited_for(sharded):
+    folder, _ = sharded
+    (folder / INDEX).unlink()
+    os.mkfifo(folder / INDEX)
+    refused(folder, INDEX, "not a regular file")
 
 
 # Symlinks
@@ -336,6 +346,13 @@ def test_shard_or_index_that_leaves_the_folder(sharded, tmp_path):
         shutil.move(folder / name, tmp_path / name)
         (folder / name).symlink_to(tmp_path / name)
         refused(folder, name, "is a symlink", "outside")
+
+
+def test_where_a_link_leads_is_told_in_one_line(sharded, tmp_path):
+    folder, _ = sharded
+    shutil.move(folder / SHARDS[0], tmp_path / "a\nb")
+    (folder / SHARDS[0]).symlink_to(tmp_path / "a\nb")
+    refused(folder, SHARDS[0], "a\\nb", "outside")
 
 
 def test_a_link_inside_of_the_folder_is_fine(sharded):
