@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,9 @@ from alignez_bake.architectures.architecture import Architecture, architecture_f
 from alignez_bake.edit_plan import BaseFingerprint
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.fingerprint import config_sha256, tensors_sha256
+from alignez_bake.safetensors_io.folder_layout import check_inside
 from alignez_bake.safetensors_io.reader import open_folder
+from alignez_bake.safetensors_io.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,31 +62,25 @@ def read_config(path: Path) -> dict[str, Any]:
     """config.json of a model folder.
 
     Raises:
-        BadInputError: no such folder, no config.json, one that is no JSON object, or one with numbers that are not
-            finite.
+        BadInputError: no such folder, no config.json, a symlink that leaves the folder (other than the hub cache's
+            own), or text that `parse_object` refuses.
     """
-    if not path.exists():
-        raise BadInputError(f"no such model folder: {path}")
-    if not path.is_dir():
-        raise BadInputError(f"{path} is a file: a model is a folder with config.json and safetensors files")
     file = path / "config.json"
-    if not file.is_file():
-        raise BadInputError(f"{path} is no model folder: it has no config.json")
-    if file.stat().st_size > _MAX_CONFIG_BYTES:
-        raise BadInputError(f"{file} has {file.stat().st_size} bytes: a config has at most {_MAX_CONFIG_BYTES}")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        # Half of a surrogate pair, as an escape, passes the parser, but no result could hold it.
-        json.dumps(config, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:  # no text, no JSON, integers of thousands of digits
-        raise BadInputError(f"{file} is no JSON file: {error}") from None
-    if not isinstance(config, dict):
-        raise BadInputError(f"{file} holds no JSON object")
-    try:
-        json.dumps(config, allow_nan=False)
-    except ValueError:  # NaN and Infinity by name, and 1e999, which becomes one
-        raise BadInputError(f"{file} holds NaN or a number beyond all floats, which is not JSON: correct it") from None
-    return config
+        if not path.exists():
+            raise BadInputError(f"no such model folder: {path}")
+        if not path.is_dir():
+            raise BadInputError(f"{path} is a file: a model is a folder with config.json and safetensors files")
+        if not file.is_file():
+            raise BadInputError(f"{path} is no model folder: it has no config.json")
+        check_inside(path, file.name)
+        size = file.stat().st_size
+        if size > _MAX_CONFIG_BYTES:
+            raise BadInputError(f"{file} has {size} bytes: a config has at most {_MAX_CONFIG_BYTES}")
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{file}: cannot be read ({error.strerror or error}): check its permissions") from error
+    return parse_object(data, str(file))
 
 
 def open_model_folder(path: Path) -> ModelFolder:
@@ -99,20 +94,28 @@ def open_model_folder(path: Path) -> ModelFolder:
     quantization = config.get("quantization_config")
     if quantization is not None:
         method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+        way_out = _DEQUANTISE.get(method, "") if isinstance(method, str) else ""
         raise BadInputError(
-            f"{path} holds quantised weights (quant_method {method!r}), into which an edit cannot be folded: "
-            f"use the unquantised base, bake it, and quantise the result{_DEQUANTISE.get(method, '')}"
+            f"{path} holds quantised weights (quant_method {shown(method)}), into which an edit cannot be folded: "
+            f"use the unquantised base, bake it, and quantise the result{way_out}"
         )
     classes = config.get("architectures") or []
     if not isinstance(classes, list):
-        raise BadInputError(f"{path}/config.json has architectures = {classes!r}: it must be a list of class names")
+        raise BadInputError(
+            f"{path}/config.json has architectures = {shown(classes)}: it must be a list of class names"
+        )
     if classes and not any(str(name).endswith(_CAUSAL_SUFFIXES) for name in classes):
-        raise BadInputError(f"{path} has no causal language-model head: its class is {', '.join(map(str, classes))}")
-    architecture = architecture_for(config)
-    layers, tensors = architecture.num_layers(config), open_folder(path)
+        found = ", ".join(name if isinstance(name, str) and name.isidentifier() else shown(name) for name in classes)
+        raise BadInputError(f"{path} has no causal language-model head: its class is {found}")
+    try:
+        architecture = architecture_for(config)
+        layers = architecture.num_layers(config)
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {error}") from None
+    tensors = open_folder(path)
     if layers > len(tensors):
         raise BadInputError(
-            f"{path}/config.json says {layers} layers, but the files hold {len(tensors)} tensors: they do not belong "
-            "together"
+            f"{path}/config.json says {shown(layers)} layers, but the files hold {len(tensors)} tensors: they do not "
+            "belong together"
         )
     return ModelFolder(path, config, architecture, tensors)

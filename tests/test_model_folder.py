@@ -50,16 +50,18 @@ def test_a_file_is_no_model(tmp_path):
     ("text", "reason"),
     [
         (None, "has no config.json"),
-        ("", "is no JSON file"),
-        ("{", "is no JSON file"),
-        ("[1]", "holds no JSON object"),
-        ("[" * 100_000, "is no JSON file"),
-        (b"\xff\xfe", "is no JSON file"),
-        ('{"model_type": "llama", "note": "\\ud800"}', "is no JSON file"),
-        (f'{{"model_type": "llama", "note": {"1" * 5000}}}', "is no JSON file"),
-        ('{"model_type": "llama", "rope_theta": NaN}', r"config\.json holds NaN or a number beyond all floats"),
-        ('{"model_type": "llama", "rope_theta": [-Infinity]}', "NaN or a number beyond"),
-        ('{"model_type": "llama", "rope_theta": 1e999}', "NaN or a number beyond"),
+        ("", r"config\.json is not valid JSON"),
+        ("{", r"config\.json is not valid JSON"),
+        ("[1]", r"config\.json is a JSON list: it must be an object"),
+        ("[" * 100_000, r"config\.json: the JSON is nested too deeply"),
+        ('{"model_type": "llama", "note": ' + "[" * 101 + "]" * 101 + "}", "nested too deeply, beyond 100 levels"),
+        (b"\xff\xfe", r"config\.json is not valid JSON"),
+        ('{"model_type": "llama", "model_type": "gpt2"}', r"config\.json: key 'model_type' is given twice"),
+        ('{"model_type": "llama", "note": "\\ud800"}', r"config\.json is not valid JSON"),
+        (f'{{"model_type": "llama", "note": {"1" * 5000}}}', r"config\.json is not valid JSON"),
+        ('{"model_type": "llama", "rope_theta": NaN}', r"config\.json: NaN is not JSON"),
+        ('{"model_type": "llama", "rope_theta": [-Infinity]}', r"config\.json: -Infinity is not JSON"),
+        ('{"model_type": "llama", "rope_theta": 1e999}', r"config\.json: '1e999' is beyond all floats"),
         ("{}", "no model_type"),
         (
             '{"model_type": "bert"}',
@@ -75,6 +77,34 @@ def test_a_config_that_is_none_is_refused(tmp_path, text, reason):
         open_model_folder(tmp_path)
 
 
+def test_a_config_outside_of_the_folder_is_not_read(folder, tmp_path):
+    (folder / "config.json").rename(tmp_path / "elsewhere.json")
+    (folder / "config.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(BadInputError, match=r"config\.json is a symlink to '.*elsewhere\.json', outside"):
+        open_model_folder(folder)
+
+
+def test_a_config_in_the_hubs_cache_is_read(folder, tmp_path):
+    cache = tmp_path / "models--me--x"
+    (cache / "blobs").mkdir(parents=True)
+    (cache / "snapshots").mkdir()
+    snapshot = folder.rename(cache / "snapshots" / "0a1b")
+    (snapshot / "config.json").rename(cache / "blobs" / "9f86d0")
+    (snapshot / "config.json").symlink_to("../../blobs/9f86d0")
+    assert open_model_folder(snapshot).num_layers == 2
+
+
+def test_a_folder_whose_name_no_system_has_is_refused(tmp_path):
+    with pytest.raises(BadInputError, match="cannot be read"):
+        open_model_folder(tmp_path / ("a" * 300))
+
+
+def test_what_config_says_wrongly_is_told_with_the_folder(folder):
+    change_config(folder, num_hidden_layers="two")
+    with pytest.raises(BadInputError, match=f"{folder}: config.json has num_hidden_layers = 'two'"):
+        open_model_folder(folder)
+
+
 def test_a_huge_config_is_not_read(tmp_path):
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(17 * 1024 * 1024)
@@ -86,6 +116,12 @@ def test_a_huge_config_is_not_read(tmp_path):
 def test_a_model_without_causal_head_is_refused_by_its_class(folder, name):
     change_config(folder, architectures=[name])
     with pytest.raises(BadInputError, match=f"no causal language-model head: its class is {name}"):
+        open_model_folder(folder)
+
+
+def test_names_of_classes_are_told_in_one_line(folder):
+    change_config(folder, architectures=["Llama\nModel", None])
+    with pytest.raises(BadInputError, match=r"its class is 'Llama\\nModel', None$"):
         open_model_folder(folder)
 
 
@@ -103,8 +139,9 @@ def test_quantised_weights_are_named(folder, method):
         open_model_folder(folder)
 
 
-def test_quantised_weights_of_an_unknown_kind_are_refused(folder):
-    change_config(folder, quantization_config="4bit")
+@pytest.mark.parametrize("kind", ["4bit", {"quant_method": []}, {"quant_method": {"mxfp4": 1}}])
+def test_quantised_weights_of_an_unknown_kind_are_refused(folder, kind):
+    change_config(folder, quantization_config=kind)
     with pytest.raises(BadInputError, match="quantised weights"):
         open_model_folder(folder)
 
