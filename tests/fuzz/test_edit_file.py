@@ -1,0 +1,74 @@
+"""The reader of edit files takes any bytes: it gives what the file says, or refuses with our own error."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from alignez_bake.edit_file import METADATA_KEY, read_edits, write_edits
+from alignez_bake.errors import BadInputError
+from tests.fuzz.agreement import assert_names, library_tensors
+from tests.fuzz.running import SHORT_AND_LONG, hold_for_each
+from tests.fuzz.strategies import ANY_BYTES, edit_files
+
+PARTS = ("left", "right", "offset", "bias")
+FILE_DTYPES = {"float32": "F32", "float64": "F64"}
+
+
+@pytest.fixture
+def check(tmp_path, hooks):
+    """`check(data)`: whether a file of these bytes is accepted; then the plan is held against the file."""
+    path = tmp_path / "edits.safetensors"
+
+    def check(data):
+        path.write_bytes(data)
+        try:
+            with hooks.watching() as watch:
+                plan = read_edits(path)
+        except BadInputError as error:
+            assert_names(error, path)
+            return False
+        finally:
+            watch.check(len(data), (path,))
+        tensors, metadata = library_tensors(path)
+        assert tensors == {
+            f"edits.{index}.{part}": (FILE_DTYPES[array.dtype.name], array.shape, array.tobytes())
+            for index, edit in enumerate(plan.edits)
+            for part in PARTS
+            if (array := getattr(edit, part)) is not None
+        }
+        document = json.loads(metadata[METADATA_KEY])
+        assert len(document["edits"]) == len(plan.edits)
+        for entry, edit in zip(document["edits"], plan.edits, strict=True):
+            assert (entry["site"]["kind"], entry["site"].get("layer")) == (edit.site.kind, edit.site.layer)
+            for name in ("reads", "gate", "positions", "strength"):
+                assert entry[name] == getattr(edit, name)
+            assert entry.get("objective") == edit.objective
+        assert document.get("weights", {}) == plan.weights
+        assert document.get("provenance", {}) == plan.provenance
+        # What is accepted can be written, and is then the same.
+        again = tmp_path / "again.safetensors"
+        write_edits(plan, again)
+        copy = read_edits(again)
+        assert all(mine.equals(theirs) for mine, theirs in zip(plan.edits, copy.edits, strict=True))
+        assert (copy.weights, copy.base, copy.provenance) == (plan.weights, plan.base, plan.provenance)
+        return True
+
+    return check
+
+
+@SHORT_AND_LONG
+def test_any_bytes(check, examples):
+    def judge(data):
+        check(data)
+
+    hold_for_each(ANY_BYTES, judge, examples)
+
+
+@SHORT_AND_LONG
+def test_sound_files_and_damaged_ones(check, examples):
+    def judge(made):
+        assert check(made.data) or not made.sound
+
+    hold_for_each(edit_files(), judge, examples)
