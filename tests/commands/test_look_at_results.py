@@ -19,6 +19,7 @@ from alignez_bake.edit import Edit
 from alignez_bake.edit_file import write_edits
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError, CheckFailedError
+from alignez_bake.integrity.folder_files import MANIFEST_FILE
 from alignez_bake.site import SITE_KINDS, Site
 from tests.baking import flipped, plan_for, replace_tensors
 
@@ -85,7 +86,8 @@ def test_verify_runs_the_models_unless_told_otherwise(made):
         (lambda out: (out / "config.json").unlink(), "has no config.json"),
     ],
 )
-def test_damaged_results_are_refused(spoil, reason, moved):
+def test_damaged_results_without_a_manifest_are_refused(spoil, reason, moved):
+    (moved / "result" / MANIFEST_FILE).unlink(missing_ok=True)
     spoil(moved / "result")
     with pytest.raises(BadInputError, match=reason):
         verify(moved / "result", moved / "base", level="tensors")
@@ -93,6 +95,7 @@ def test_damaged_results_are_refused(spoil, reason, moved):
 
 @pytest.mark.parametrize("base", [None, 7, {}, {"path": 3}, {"path": "../base", "model_type": "llama"}])
 def test_a_record_that_says_no_base_is_refused(base, moved):
+    (moved / "result" / MANIFEST_FILE).unlink(missing_ok=True)
     file = moved / "result" / "alignez" / "alignez.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"base": base}))
     with pytest.raises(BadInputError, match="--model"):

@@ -158,7 +158,7 @@ def test_what_was_changed_is_found_and_named(case, mutant):
     change(mutant)
     result = verify(mutant, level="tensors")
     assert result.verdict == "failed"
-    (found,) = result.reasons
+    (found,) = result.levels[0].reasons
     assert re.search(reason, found), found
 
 
