@@ -27,7 +27,7 @@ from benchmarks.bake_memory import INTERVAL, available
 from benchmarks.bake_models import CONFIGS, SHARD_BYTES
 from benchmarks.bake_plot import plot
 from benchmarks.bake_subjects import COPY, SUBJECTS, Place, missing
-from benchmarks.bake_tables import memory_table, ratio_to_copy, size_table, slope
+from benchmarks.bake_tables import memory_table, peft_line, ratio_to_copy, size_table, slope
 from benchmarks.circumstances import circumstances, load_average
 
 if TYPE_CHECKING:
@@ -105,6 +105,9 @@ def _size_lines(size: str, figures: SizeFigures, rounds: int) -> list[str]:
     files = "1 file" if figures.shards == 1 else f"{figures.shards} files"
     shape = f"{figures.model_type}, {figures.weights_bytes / 1e9:.2f} GB in {files}"
     lines = [f"### {_named(size)}: {shape}, {rounds} rounds", "", size_table(figures), ""]
+    compared = peft_line(figures)
+    if compared is not None:
+        lines += [compared, ""]
     lines += [f"Not run at this size: {name}: {reason}." for name, reason in figures.left_out.items()]
     if figures.cold_by:
         lines.append(f"Cold: page cache emptied by {figures.cold_by}.")
@@ -153,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workdir", type=Path, help="folder for checkpoints, on the disk to measure; --out by default")
     parser.add_argument("--shard-bytes", type=int, default=SHARD_BYTES, help="most bytes of a file of weights")
-    parser.add_argument("--quarter", choices=QUARTERS, default="middle", help="of the layers, where --link is measured")
+    parser.add_argument("--quarter", choices=QUARTERS, default="middle", help="of the layers, for --link")
     parser.add_argument("--peers", action="store_true", help="measure peft and mergekit as well")
     parser.add_argument("--mergekit-python", type=Path, help="python of an environment that has mergekit")
     parser.add_argument("--verify", action="store_true", help="verify the first result of ours, off the clock")

@@ -140,7 +140,10 @@ def too_large(name: str, weights: int) -> str | None:
 
 
 def most_memory(name: str) -> int | None:
-    """Bytes that a subject is allowed, so that the machine does not run out; None: it is ours, and needs no bound."""
+    """Bytes that a subject may map for itself, so that the machine does not run out; None: it is ours, without a bound.
+
+    Files that are mapped to be written, as torch maps weights, count in full: all of their pages may become its own.
+    """
     return max(available() - _LEFT_FOR_OTHERS, _LEFT_FOR_OTHERS) if name in PEERS else None
 
 

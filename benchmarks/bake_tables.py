@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from benchmarks.bake_subjects import COPY, SUBJECTS
+from benchmarks.bake_subjects import BAKE, COPY, LINK, PEFT, SUBJECTS
 from benchmarks.markdown import markdown_table
 from benchmarks.timing import Ratio, Timings
 
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from benchmarks.bake_measuring import SizeFigures
     from benchmarks.bake_running import Run
 
+REQUIRED_BYTES: Final = 3_000_000_000
+"""Of weights, from which on the requirements on seconds hold: below, starting python is most of a bake."""
+MOST_TIMES_COPY: Final = {BAKE: 1.3, LINK: 0.6}
+MOST_ANONYMOUS: Final = 500_000_000
+LEAST_TIMES_PEFT: Final = 5
+LEAST_MEMORY_OF_PEFT: Final = 10
 _MB: Final = 1e6
 _GB: Final = 1e9
 
@@ -35,16 +41,37 @@ def size_table(figures: SizeFigures) -> str:
         if "cold" in figures.runs:
             row += [_timings(cold[name]).text(), _ratio_text(cold, name)] if cold.get(name) else ["", ""]
         row += [f"{median(run.anonymous for run in runs) / _MB:.0f}", f"{median(run.total for run in runs) / _MB:.0f}"]
-        rows.append([*row, f"{runs[-1].new_bytes / _GB:.2f}"])
+        most = MOST_TIMES_COPY.get(name) if figures.weights_bytes >= REQUIRED_BYTES else None
+        rows.append([*row, f"{runs[-1].new_bytes / _GB:.2f}", "" if most is None else f"at most {most:g} times cp"])
     columns = ["", "seconds", "times cp"]
     if "cold" in figures.runs:
         columns += ["seconds, cold", "times cp, cold"]
-    return markdown_table([*columns, "anonymous, MB", "total, MB", "written, GB"], rows)
+    return markdown_table([*columns, "anonymous, MB", "total, MB", "written, GB", "required"], rows)
+
+
+def peft_line(figures: SizeFigures) -> str | None:
+    """How much longer peft takes than a bake of the same edits, and how much more it holds; None if not measured."""
+    warm = figures.runs["warm"]
+    if not (warm.get(BAKE) and warm.get(PEFT)):
+        return None
+    ratio = Ratio.of(_timings(warm[PEFT]), _timings(warm[BAKE]))
+    anonymous, total = (
+        median(getattr(run, kind) for run in warm[PEFT]) / median(getattr(run, kind) for run in warm[BAKE])
+        for kind in ("anonymous", "total")
+    )
+    line = (
+        f"peft takes {ratio.medians:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) times as long as bake, with "
+        f"{anonymous:.1f} times the anonymous and {total:.1f} times the total memory"
+    )
+    if figures.weights_bytes < REQUIRED_BYTES:
+        return f"{line}."
+    return f"{line}; required: at least {LEAST_TIMES_PEFT} and {LEAST_MEMORY_OF_PEFT}."
 
 
 def memory_table(sizes: Mapping[str, SizeFigures]) -> str:
     """Peak of anonymous memory by size, and how it grows."""
     rows = []
+    required = f"below {MOST_ANONYMOUS / _MB:.0f}; last over first 0.9 to 1.1"
     for name in SUBJECTS:
         peaks = anonymous_peaks(sizes, name)
         if not peaks:
@@ -52,12 +79,13 @@ def memory_table(sizes: Mapping[str, SizeFigures]) -> str:
         row = [name, *(f"{peaks[size] / _MB:.0f}" if size in peaks else "" for size in sizes)]
         growth = slope(sizes, name)
         if growth is None:
-            rows.append([*row, "", ""])
-            continue
-        first, *_, last = peaks.values()
-        rows.append([*row, f"{growth * _GB / _MB:.1f}", f"{last / first:.2f}"])
+            row += ["", ""]
+        else:
+            first, *_, last = peaks.values()
+            row += [f"{growth * _GB / _MB:.1f}", f"{last / first:.2f}"]
+        rows.append([*row, required if name in MOST_TIMES_COPY else ""])
     headings = [f"{size} ({figures.weights_bytes / _GB:.2f} GB)" for size, figures in sizes.items()]
-    return markdown_table(["anonymous, MB", *headings, "slope, MB a GB", "last over first"], rows)
+    return markdown_table(["anonymous, MB", *headings, "slope, MB a GB", "last over first", "required"], rows)
 
 
 def anonymous_peaks(sizes: Mapping[str, SizeFigures], name: str) -> dict[str, float]:

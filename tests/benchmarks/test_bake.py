@@ -15,7 +15,7 @@ from benchmarks.bake_measuring import Asked, SizeFigures, measure_size
 from benchmarks.bake_models import CONFIGS, tensor_shapes, weight_bytes, write_checkpoint
 from benchmarks.bake_running import Run
 from benchmarks.bake_subjects import BAKE, COPY, LINK, MERGEKIT, PEFT, SUBJECTS, Place, command_of, missing, too_large
-from benchmarks.bake_tables import memory_table, size_table, slope
+from benchmarks.bake_tables import memory_table, peft_line, size_table, slope
 
 SHARD = 2_000_000
 WEIGHTS = weight_bytes(CONFIGS["tiny"])
@@ -218,8 +218,26 @@ def test_tables_give_medians_ratios_and_growth():
     large = SizeFigures("llama", 3 * 10**9, 1, [0], {"warm": {COPY: [run_of(1.0)], BAKE: [run_of(4.0, 220_000_000)]}})
     assert slope({"0.5": small}, BAKE) is None
     assert slope({"0.5": small, "3": large}, BAKE) == pytest.approx(0.01)
-    assert memory_table({"0.5": small, "3": large}).splitlines()[-1] == "| bake | 200 | 220 | 10.0 | 1.10 |"
-    assert memory_table({"0.5": small}).splitlines()[-1] == "| bake | 200 |  |  |"
+    assert memory_table({"0.5": small, "3": large}).splitlines()[-1] == (
+        "| bake | 200 | 220 | 10.0 | 1.10 | below 500; last over first 0.9 to 1.1 |"
+    )
+    assert memory_table({"0.5": small}).splitlines()[-1].startswith("| bake | 200 |  |  |")
+
+
+def test_requirements_stand_where_they_hold():
+    runs = {COPY: [run_of(1.0)], BAKE: [run_of(1.2, 100)], LINK: [run_of(0.5, 100)], PEFT: [run_of(9.0, 2_000)]}
+    small, large = (SizeFigures("llama", size, 1, [0], {"warm": runs}) for size in (2_999_999_999, 3_000_000_000))
+    assert "at most" not in size_table(small)
+    lines = size_table(large).splitlines()
+    assert lines[3].endswith("| at most 1.3 times cp |")
+    assert lines[4].endswith("| at most 0.6 times cp |")
+    assert lines[5].endswith("|  |")
+    memory = "with 20.0 times the anonymous and 20.0 times the total memory"
+    said = f"peft takes 7.50 (7.50 to 7.50) times as long as bake, {memory}"
+    assert peft_line(small) == f"{said}."
+    assert peft_line(large) == f"{said}; required: at least 5 and 10."
+    del runs[PEFT]
+    assert peft_line(large) is None
 
 
 def test_a_cold_column_stands_where_it_was_measured():
