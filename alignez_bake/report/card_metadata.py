@@ -1,6 +1,7 @@
 """The metadata of a model card: the YAML block that the hub reads.
 
-Of huggingface_hub only `repocard_data` is imported, and only here: its `ModelCard` brings the HTTP client along.
+It is written with yaml alone, in the order and spelling of huggingface_hub's `ModelCardData`, whose import would be a
+good part of the time that a small bake takes.
 """
 
 from __future__ import annotations
@@ -77,22 +78,20 @@ def card_yaml(
         base_id: the base's name on the hub, if it has one.
         library: `library_name`; unless given, by the artefact.
     """
-    from huggingface_hub.repocard_data import ModelCardData  # noqa: PLC0415 - see above
+    import yaml  # noqa: PLC0415 - not needed by what writes no card
 
     base_name = base_id or _recorded_name(base)
-    tags = [*_TAGS, *(["lora"] if artefact == "adapter" else []), *(["custom_code"] if needs_code else [])]
-    data = ModelCardData(
-        base_model=base_name,
-        language=list(card.language) or None,
-        library_name=library or LIBRARIES.get(artefact),
-        license=card.license.get("license"),
-        license_name=card.license.get("license_name"),
-        license_link=card.license.get("license_link"),
-        pipeline_tag="text-generation",
-        tags=tags,
-        base_model_relation=None if base_name is None else "adapter" if artefact in _ADAPTERS else "finetune",
-    )
-    return str(data.to_yaml())
+    fields: dict[str, str | list[str] | None] = {
+        "base_model": base_name,
+        "language": list(card.language) or None,
+        "library_name": library or LIBRARIES.get(artefact),
+        **{name: card.license.get(name) for name in ("license", "license_name", "license_link")},
+        "pipeline_tag": "text-generation",
+        "tags": [*_TAGS, *(["lora"] if artefact == "adapter" else []), *(["custom_code"] if needs_code else [])],
+        "base_model_relation": None if base_name is None else "adapter" if artefact in _ADAPTERS else "finetune",
+    }
+    present = {name: value for name, value in fields.items() if value is not None}
+    return str(yaml.safe_dump(present, sort_keys=False, allow_unicode=True)).strip()
 
 
 def _recorded_name(base: ModelFolder) -> str | None:
@@ -102,7 +101,7 @@ def _recorded_name(base: ModelFolder) -> str | None:
 
 
 def _kept(text: str) -> BaseCard:
-    import yaml  # noqa: PLC0415 - comes with huggingface_hub, and is not needed to read a folder
+    import yaml  # noqa: PLC0415 - not needed by what reads no card
 
     if len(text) > _MAX_METADATA:
         return BaseCard({}, problem="the metadata of the base's card are too long to be read")

@@ -55,8 +55,10 @@ def metadata(text: str) -> dict:
     """The metadata as the hub's own class reads them; the card must come back as it was."""
     card = ModelCard(text)
     assert card.content == text
-    values = yaml.safe_load(text.split("---\n")[1])
+    written = text.split("---\n")[1]
+    values = yaml.safe_load(written)
     assert card.data.to_dict() == values
+    assert card.data.to_yaml() == written.strip()
     return values
 
 
