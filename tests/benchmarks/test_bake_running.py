@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -74,6 +75,11 @@ def test_a_family_is_all_generations():
     assert os.getpid() not in found
 
 
+@pytest.fixture(autouse=True)
+def _machine_keeps_its_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(bake_running, "DROP_CACHES", tmp_path / "not there")
+
+
 @pytest.fixture
 def base(tmp_path):
     (tmp_path / "base" / "more").mkdir(parents=True)
@@ -127,7 +133,22 @@ def test_the_cache_is_emptied_by_what_the_system_allows(base, tmp_path, monkeypa
     knob.write_text("")
     assert empty_cache(base) == f"{knob}, all files of the machine"
     assert knob.read_text() == "3"
+
+
+def cached_bytes(file):
+    command = ["fincore", "--bytes", "--noheadings", "--output", "RES", str(file)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(shutil.which("fincore") is None, reason="needs fincore, to see the page cache")
+def test_files_leave_the_cache_and_come_back(base):
+    empty_cache(base)
+    if cached_bytes(base / "weights") > 0:
+        pytest.skip("a file system that lies in memory")
     read_through(base)
+    assert cached_bytes(base / "weights") >= 3 * MB
+    empty_cache(base)
+    assert cached_bytes(base / "weights") == 0
 
 
 def test_values_are_normal_and_depend_on_the_name_alone():
