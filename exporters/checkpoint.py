@@ -8,38 +8,38 @@ generated code file along and needs `trust_remote_code=True`. No code of ours is
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from alignez_bake.exporters.bake_key import bake_key
 from alignez_bake.exporters.base_files import code_files, copy_base_files, with_dtype
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
-from alignez_bake.exporters.dtype import FILE_DTYPES, check_dtype
+from alignez_bake.exporters.checkpoint_files import checkpoint_files
+from alignez_bake.exporters.dtype import check_dtype
+from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.exporters.protocol import Exported, NeedsNoModel
 
-from alignez_bake.certificate.tensors import certify_tensors
+from alignez_bake.certificate.tensors import certify_tensors, certify_written
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.safetensors_io.dtypes import BY_NAME, file_dtype_of
+from alignez_bake.safetensors_io.header import read_header
 from alignez_bake.safetensors_io.index import rewrite_index
-from alignez_bake.safetensors_io.writer import Part, assemble_file, copy_with_replacements, rewrite_file
+from alignez_bake.streaming.journal import JOURNAL_FILE, Journal
+from alignez_bake.streaming.weights import write_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from alignez_bake.exporters.checkpoint_contents import CheckpointContents
-    from alignez_bake.exporters.dtype import DtypeName
-    from alignez_bake.exporters.protocol import ExportSettings
+    from alignez_bake.exporters.protocol import ExportSettings, Option
     from alignez_bake.exporters.torch_result import TorchResult
-    from numpy.typing import NDArray
 
     from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.edit import Edit
     from alignez_bake.lowering.decide import Lowering, Route
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
-    from alignez_bake.progress import Advance, Progress
-    from alignez_bake.safetensors_io.header import Header
+    from alignez_bake.progress import Progress
 
 
 class CheckpointExporter(NeedsNoModel):
@@ -51,6 +51,8 @@ class CheckpointExporter(NeedsNoModel):
     cost = "none: same tensors"
     card_library = "transformers"
     highest_level: Level = "forward"
+    options: frozenset[Option] = frozenset({"link"})
+    streams = True
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit folds at this slot."""
@@ -62,18 +64,14 @@ class CheckpointExporter(NeedsNoModel):
         checkpoint_contents(base, lowering)
 
     def bytes_needed(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> int:
-        """Bytes that the weights will take on disk."""
-        contents = checkpoint_contents(base, lowering)
-        stored = sum(
-            _bytes(contents.home.tensors.entry(name).shape, _file_dtype(contents, name, settings.dtype))
-            for name in contents.home.tensors
-        )
-        return stored + sum(array.nbytes for array in contents.added.values())
+        """Bytes that the weights will take on disk, links left out."""
+        files = checkpoint_files(checkpoint_contents(base, lowering), check_dtype(settings.dtype))
+        return sum(file.size for file in files if not (settings.link and file.is_the_base))
 
     def export(
         self, base: ModelFolder, lowering: Lowering, out: Path, settings: ExportSettings, progress: Progress
     ) -> Exported:
-        """Write the checkpoint into the empty folder `out`.
+        """Write the checkpoint into the folder `out`, which is empty or what a killed run of the same bake left there.
 
         Raises:
             BadInputError: refused edits, weights that are not finite, an overflow of the dtype, a full disk.
@@ -81,11 +79,19 @@ class CheckpointExporter(NeedsNoModel):
         lowering.require_complete()
         dtype = check_dtype(settings.dtype)
         contents = checkpoint_contents(base, lowering)
-        headers = {}
-        with progress.task("writing tensors", len(contents.edited.names)) as advance:
-            for file in base.tensors.files:
-                headers[file] = _write_file(contents, file, out / file, dtype, advance)
+        # What is exported on the way to something else is made anew after a kill.
+        journal_path = out / OURS / JOURNAL_FILE if (out / OURS).is_dir() else None
+        journal = Journal(journal_path, bake_key(base, lowering, settings))
+        written = write_weights(
+            checkpoint_files(contents, dtype),
+            out,
+            journal,
+            algorithm=settings.hash_algorithm,
+            link=settings.link,
+            progress=progress,
+        )
         if base.tensors.index is not None:
+            headers = {file: read_header(out / file) for file in base.tensors.files}
             rewrite_index(base.tensors.index, out / base.tensors.index.name, headers)
         skipped = copy_base_files(base.path, out, base.tensors.files)
         config = contents.config if dtype is None else with_dtype(contents.config, dtype)
@@ -94,7 +100,8 @@ class CheckpointExporter(NeedsNoModel):
             (out / "config.json").write_text(text, encoding="utf-8")
         for name, text in {**contents.code, **contents.rewritten}.items():
             (out / name).write_text(text, encoding="utf-8")
-        return Exported(skipped)
+        notes = tuple(f"{file.name}: {file.way}" for file in written if file.way in ("hard-linked", "reflinked"))
+        return Exported(skipped, notes, written, certify_written(base, open_model_folder(out), lowering, written))
 
     def certify_tensors(self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> LevelCertificate:
         """Every tensor, config entry and file against formula and base."""
@@ -141,54 +148,3 @@ def _check_code(contents: CheckpointContents, result: ModelFolder, *, trust_remo
             f"{result.path} brings code besides the generated one ({', '.join(others)}): it is not run without "
             "--trust-remote-code"
         )
-
-
-def _write_file(
-    contents: CheckpointContents, file: str, target: Path, dtype: DtypeName | None, advance: Advance
-) -> Header:
-    source, edited, tensors = contents.base.tensors.header(file), contents.edited, contents.home.tensors
-    names = contents.names_in(file)
-
-    def edited_values(name: str, file_dtype: str) -> NDArray[Any]:
-        advance()
-        return edited.compute(name).rounded(file_dtype)
-
-    if names == list(source.entries) and all(tensors.entry(name).shape == source.entries[name].shape for name in names):
-        if dtype is None:
-            return copy_with_replacements(
-                source, target, lambda name: edited_values(name, source.entries[name].dtype) if name in edited else None
-            )
-        return rewrite_file(
-            source,
-            target,
-            lambda _name, _entry: FILE_DTYPES[dtype],
-            lambda name, values: edited_values(name, FILE_DTYPES[dtype]) if name in edited else values,
-        )
-
-    def part(name: str) -> Part:
-        if name in contents.added:
-            array = contents.added[name]
-            return Part(name, file_dtype_of(array.dtype), array.shape, lambda: array)
-        file_dtype, entry = _file_dtype(contents, name, dtype), tensors.entry(name)
-        values: Callable[[], NDArray[Any]] | None
-        if name in edited:
-            values = lambda: edited_values(name, file_dtype)  # noqa: E731
-        elif contents.is_copied(name) and entry.dtype == file_dtype:
-            values = None
-        else:
-            values = lambda: tensors.read(name)  # noqa: E731
-        return Part(name, file_dtype, entry.shape, values)
-
-    return assemble_file(source, target, [part(name) for name in names])
-
-
-def _file_dtype(contents: CheckpointContents, name: str, dtype: str | None) -> str:
-    stored = contents.home.tensors.entry(name).dtype
-    return FILE_DTYPES[dtype] if dtype is not None and BY_NAME[stored].is_plain_float else stored
-
-
-def _bytes(shape: tuple[int, ...], file_dtype: str) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count * BY_NAME[file_dtype].bits // 8

@@ -48,6 +48,7 @@ class OnnxExporter:
     default_level: Level = "forward"
     options: frozenset[Option] = frozenset({"opset", "external_data", "optimise", "weight_bits"})
     inserts_need_code = False
+    streams = False
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit folds at this slot."""

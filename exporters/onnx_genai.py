@@ -65,6 +65,7 @@ class OnnxGenaiExporter:
     default_level: Level = "forward"
     options: frozenset[Option] = frozenset()
     inserts_need_code = False
+    streams = False
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit folds at this slot."""

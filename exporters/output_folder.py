@@ -7,12 +7,13 @@ import fcntl
 import os
 import shutil
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.streaming.journal import JOURNAL_FILE, check_same, journal_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 OURS = "alignez"
@@ -109,22 +110,26 @@ def parents_made(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def staged_output(out: Path) -> Iterator[Path]:
+def staged_output(out: Path, made: Mapping[str, Any] | None = None) -> Iterator[Path]:
     """A temporary sibling of `out` to write into; `publish` moves it into place, an error removes it.
 
-    A lock on the folder itself keeps a second run out, and dies with its process, so what a killed run left is
-    simply cleared by the next.
+    A lock on the folder itself keeps a second run out, and dies with its process. What a killed run left is cleared,
+    unless it has a journal: then the same bake goes on with it, and another is refused.
+
+    Args:
+        out: the result folder.
+        made: what is being made, of `bake_key`, where the run can go on with what is there.
 
     Raises:
-        BadInputError: another run is writing to `out`, the place cannot be written, the disk is full, or a file grows
-            larger than may be.
+        BadInputError: another run is writing to `out`, an unfinished result of another bake is in the way, the place
+            cannot be written, the disk is full, or a file grows larger than may be.
     """
-    with parents_made(out), _locked_folder(_staging_path(out), out) as staging:
+    with parents_made(out), _locked_folder(_staging_path(out), out, made) as staging:
         yield staging
 
 
 @contextmanager
-def _locked_folder(staging: Path, out: Path) -> Iterator[Path]:
+def _locked_folder(staging: Path, out: Path, made: Mapping[str, Any] | None) -> Iterator[Path]:
     try:
         staging.mkdir(exist_ok=True)
         descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY)
@@ -138,7 +143,12 @@ def _locked_folder(staging: Path, out: Path) -> Iterator[Path]:
         # Between opening and locking, the run that held the lock may have published the folder.
         if not _lies_at(descriptor, staging):
             raise BadInputError(f"another run has just written {out}: look at it, or choose another folder")
-        _clear(staging)
+        journal = staging / OURS / JOURNAL_FILE
+        if lines := journal_lines(journal):
+            # Hours of work may lie there: not even a run that cannot use them clears them unasked.
+            check_same(journal, lines[0], made or {})
+        else:
+            _clear(staging)
         try:
             yield staging
         except OSError as error:
@@ -172,6 +182,7 @@ def publish(staging: Path, out: Path, *, failed: bool) -> Path:
     Returns:
         Where the result lies.
     """
+    (staging / OURS / JOURNAL_FILE).unlink(missing_ok=True)
     target = failed_path(out) if failed else out
     if failed and target.exists():
         shutil.rmtree(target)

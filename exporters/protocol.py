@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.integrity.hashing import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -16,20 +17,23 @@ if TYPE_CHECKING:
 
     from alignez_bake.certificate.verdict import Level, LevelCertificate
     from alignez_bake.edit import Edit
+    from alignez_bake.integrity.hashing import Algorithm
     from alignez_bake.language_model.answering import Answering
     from alignez_bake.lowering.decide import Lowering, Refusal, Route
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
+    from alignez_bake.streaming.written import WrittenFile
 
 
-Option = Literal["opset", "external_data", "optimise", "weight_bits"]
+Option = Literal["opset", "external_data", "optimise", "weight_bits", "link"]
 
 _FLAGS: Final[Mapping[Option, str]] = {
     "opset": "--opset",
     "external_data": "--external-data",
     "optimise": "--optimize",
     "weight_bits": "--int4 and --int8",
+    "link": "--link",
 }
 
 
@@ -44,6 +48,8 @@ class ExportSettings:
         external_data: weights in a file beside the graph, however small they are.
         optimise: fused operators.
         weight_bits: 4 or 8 for weights that are quantised after the fold; as they are where None.
+        link: files that stay the base's may be hard links to them.
+        hash_algorithm: of the manifest.
         runs_on: device on which level `forward` will run the artefact; None where it will not be run.
     """
 
@@ -53,6 +59,8 @@ class ExportSettings:
     external_data: bool = False
     optimise: bool = False
     weight_bits: int | None = None
+    link: bool = False
+    hash_algorithm: Algorithm = DEFAULT
     runs_on: str | None = None
 
     def options(self) -> dict[str, bool | int]:
@@ -64,7 +72,9 @@ class ExportSettings:
         words = [] if self.opset is None else ["--opset", str(self.opset)]
         words += ["--external-data"] if self.external_data else []
         words += ["--optimize"] if self.optimise else []
-        return words + ([] if self.weight_bits is None else [f"--int{self.weight_bits}"])
+        words += [] if self.weight_bits is None else [f"--int{self.weight_bits}"]
+        words += ["--link"] if self.link else []
+        return words + ([] if self.hash_algorithm == DEFAULT else ["--hash", self.hash_algorithm])
 
     def check_options(self, artefact: str, options: Collection[Option]) -> None:
         """Refuse what an artefact knows nothing of.
@@ -78,7 +88,8 @@ class ExportSettings:
         """
         for option, flag in _FLAGS.items():
             if getattr(self, option) and option not in options:
-                raise BadInputError(f"--as {artefact} has no use for {flag}: leave it out, or use --as onnx")
+                other = "checkpoint" if option == "link" else "onnx"
+                raise BadInputError(f"--as {artefact} has no use for {flag}: leave it out, or use --as {other}")
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,14 @@ class Exported:
     Attributes:
         skipped: the files of the base that it left out.
         notes: what else a user should know, one line each.
+        written: what was seen of the weight files, where they were streamed.
+        certificate: level `tensors`, where it was measured while they were.
     """
 
     skipped: tuple[SkippedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    written: tuple[WrittenFile, ...] = ()
+    certificate: LevelCertificate | None = None
 
 
 class RunningResult(Protocol):
@@ -132,6 +147,8 @@ class Exporter(Protocol):
         default_level: what `bake` certifies unless told: `forward` where an export runs the model anyway.
         options: settings beside dtype and base that it knows.
         inserts_need_code: whether an inserted module makes the artefact one that needs `--trust-remote-code`.
+        streams: whether an export looks at all of the base's values, certifies level `tensors` as it writes, and goes
+            on with what a killed run of the same bake left.
     """
 
     name: str
@@ -143,6 +160,7 @@ class Exporter(Protocol):
     default_level: Level
     options: frozenset[Option]
     inserts_need_code: bool
+    streams: bool
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the artefact can carry the edit at this slot without inserted modules, else the reason."""
@@ -202,6 +220,7 @@ class NeedsNoModel:
     default_level: Level = "tensors"
     options: frozenset[Option] = frozenset()
     inserts_need_code: bool = True
+    streams: bool = False
 
 
 class RunsElsewhere(NeedsNoModel):

@@ -44,6 +44,7 @@ _VALUES: Final[Mapping[str, type]] = {
     "default_level": str,
     "options": frozenset,
     "inserts_need_code": bool,
+    "streams": bool,
 }
 _METHODS: Final = ("supports", "check", "bytes_needed", "export", "certify_tensors", "reload")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignez_bake.certificate.tensors import values_off_formula
+from alignez_bake.certificate.tensor_comparison import values_off_formula
 from alignez_bake.exporters.base_files import DTYPE_KEYS
 from alignez_bake.exporters.dtype import FILE_DTYPES, file_dtype
 from alignez_bake.onnx_graph.strengths import scaled_parameters
@@ -53,7 +53,7 @@ class WantedTensor:
         if narrowed is not values and _bits_off(cast_once(narrowed, values.dtype), values):
             return f"holds {values.dtype} values that are no {dtype} ones"
         if self.folded is not None:
-            wrong = values_off_formula(self.folded, np.ascontiguousarray(narrowed))
+            wrong = values_off_formula(self.folded.exact, np.ascontiguousarray(narrowed))
         else:
             assert self.stored is not None
             wrong = _bits_off(cast_once(self.stored, dtype), narrowed)

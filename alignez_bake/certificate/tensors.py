@@ -20,23 +20,20 @@ from alignez_bake.exporters.base_files import DTYPE_KEYS, base_files, code_files
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.dtype import FILE_DTYPES as DTYPE_NAMES
 from alignez_bake.exporters.output_folder import OURS
-from alignez_bake.lowering.fold import delivery
 from alignez_bake.progress import NoProgress
-from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
+from alignez_bake.safetensors_io.dtypes import is_plain_float
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from alignez_bake.certificate.verdict import Verdict
     from alignez_bake.exporters.checkpoint_contents import CheckpointContents
     from alignez_bake.lowering.decide import Lowering
-    from alignez_bake.lowering.fold import Delivery, FoldedTensor
+    from alignez_bake.lowering.fold import Delivery
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
-    from alignez_bake.safetensors_io.reader import TensorFolder
+    from alignez_bake.streaming.written import WrittenFile
 
 # Another order of summation moves an exact value by some 1e-16 of its terms: enough to round the other way only
 # where it lies this close to the middle between two stored values, in units of their distance.
@@ -77,7 +74,57 @@ def certify_tensors(
     Raises:
         BadInputError: a file that cannot be read, or a base that is damaged.
     """
+    # Imports threads and their limits, which a bake that certifies as it writes needs elsewhere alone.
+    from alignez_bake.certificate.tensor_comparison import compare_tensors  # noqa: PLC0415
+
     contents = checkpoint_contents(base, lowering)
+    names = sorted({*contents.names} & {*result.tensors.names()})
+    with (progress or NoProgress()).task("comparing tensors", len(names)) as advance:
+        compared = compare_tensors(contents, result, names, advance)
+    reasons = list(compared.reasons)
+    if compared.differing:
+        differing = compared.differing
+        reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {listed(differing)}")
+    return _certificate(contents, result, lowering, reasons, compared.deliveries)
+
+
+def certify_written(
+    base: ModelFolder, result: ModelFolder, lowering: Lowering, written: Sequence[WrittenFile]
+) -> TensorsCertificate:
+    """The certificate of a result whose weights were made and measured just now, block by block.
+
+    What passed is known: each edited value is the formula's, rounded once, and all other bytes are those that were
+    read of the base. Headers, config and the files beside the weights are read back from the disk.
+
+    Args:
+        base: the base model.
+        result: what was written, as it lies on disk.
+        lowering: how the edits went in.
+        written: what was seen of its weight files.
+
+    Raises:
+        BadInputError: a file that cannot be read.
+    """
+    contents = checkpoint_contents(base, lowering)
+    tensors = [tensor for file in written for tensor in file.tensors]
+    deliveries = [tensor.sums.delivery(tensor.name) for tensor in tensors if tensor.sums is not None]
+    found = {name: result.tensors.entry(name) for name in result.tensors.names()}
+    reasons = []
+    for name in contents.names:
+        added = contents.added.get(name)
+        shape = contents.home.tensors.entry(name).shape if added is None else added.shape
+        if name in found and found[name].shape != shape:
+            reasons.append(f"{name} has shape {list(found[name].shape)}, not {list(shape)}")
+    return _certificate(contents, result, lowering, reasons, sorted(deliveries, key=lambda entry: entry.name))
+
+
+def _certificate(
+    contents: CheckpointContents,
+    result: ModelFolder,
+    lowering: Lowering,
+    of_tensors: Sequence[str],
+    deliveries: Sequence[Delivery],
+) -> TensorsCertificate:
     expected_names, result_names = set(contents.names), set(result.tensors.names())
     reasons = [
         f"{len(names)} tensor(s) {what}: {listed(names)}"
@@ -88,18 +135,10 @@ def certify_tensors(
         if names
     ]
     common = sorted(expected_names & result_names)
-    comparison = _Comparison(base, contents, result)
-    with (progress or NoProgress()).task("comparing tensors", len(common)) as advance:
-        for name in common:
-            advance()
-            comparison.compare(name)
-    deliveries, differing = comparison.deliveries, comparison.differing
-    reasons.extend(comparison.reasons)
-    if differing:
-        reasons.append(f"{len(differing)} tensor(s) without an edit differ from the base's: {listed(differing)}")
-    reasons.extend(_config_reasons(contents.config, result))
-    reasons.extend(_file_reasons(base, result, contents))
     stored_names = [name for name in common if name not in contents.added]
+    reasons.extend(of_tensors)
+    reasons.extend(_config_reasons(contents.config, result))
+    reasons.extend(_file_reasons(contents.base, result, contents))
     reasons.extend(_dtype_reasons(contents, result, stored_names))
     verdict, final_reasons = judged(reasons, deliveries, lowering)
     dtypes = {result.tensors.entry(name).dtype for name in stored_names}
@@ -159,76 +198,6 @@ def inserts_act(lowering: Lowering) -> bool:
         for group in groups
         for edit in group.edits
     )
-
-
-class _Comparison:
-    """Result and expectation, tensor by tensor."""
-
-    def __init__(self, base: ModelFolder, contents: CheckpointContents, result: ModelFolder) -> None:
-        self._base, self._contents, self._result = base, contents, result
-        self.reasons: list[str] = []
-        self.deliveries: list[Delivery] = []
-        self.differing: list[str] = []
-
-    def compare(self, name: str) -> None:
-        contents, stored = self._contents, self._result.tensors
-        added, home = contents.added.get(name), contents.home.tensors
-        shape = home.entry(name).shape if added is None else added.shape
-        if shape != stored.entry(name).shape:
-            self.reasons.append(f"{name} has shape {list(stored.entry(name).shape)}, not {list(shape)}")
-        elif added is not None:
-            values = stored.read(name)
-            if values.dtype != added.dtype or values.tobytes() != added.tobytes():
-                self.reasons.append(f"{name}, a parameter of an inserted module, is not the edit's")
-        elif name in contents.edited:
-            tensor, values = contents.edited.compute(name), stored.read(name)
-            if (wrong := values_off_formula(tensor, values)) > 0:
-                self.reasons.append(f"{name}: {wrong} of {values.size} values are not the formula's")
-            self.deliveries.append(delivery(tensor, values))
-        elif contents.is_copied(name):
-            if not _same_values(self._base.tensors, stored, name):
-                self.differing.append(name)
-        elif not _same_rounded(home.read(name), stored.read(name)):
-            self.reasons.append(f"{name}, which makes room for edits and has none of its own, is not as it must be")
-
-
-def values_off_formula(tensor: FoldedTensor, stored: NDArray[Any]) -> int:
-    """How many stored values are not the formula's, rounded to nearest.
-
-    Each must be the exact value rounded to nearest. The one exception is a value whose exact counterpart lies in
-    the middle between two neighbours but for the noise of fp64 summation: there either neighbour is right. Values
-    stored in fp64 are compared with 1e-12 of the tensor's largest.
-    """
-    if stored.dtype == np.float64:
-        bound = _FP64_TOLERANCE * max(float(np.abs(tensor.exact).max(initial=0.0)), np.finfo(np.float64).tiny)
-        return int(np.count_nonzero(~(np.abs(stored - tensor.exact) <= bound)))
-    nearest = cast_once(tensor.exact, stored.dtype)
-    off = stored.view(f"u{stored.dtype.itemsize}") != nearest.view(f"u{stored.dtype.itemsize}")
-    if not off.any():
-        return 0
-    exact, found = tensor.exact[off], stored[off].astype(np.float64)
-    expected = nearest[off].astype(np.float64)
-    middle = (found + expected) / 2
-    is_tie = np.abs(exact - middle) <= _TIE_WIDTH * np.abs(found - expected)
-    # Zero and minus zero are one value; a neighbour's neighbour is never a tie.
-    return int(np.count_nonzero(~((found == expected) | (is_tie & np.isfinite(found)))))
-
-
-def _same_values(base: TensorFolder, result: TensorFolder, name: str) -> bool:
-    """Byte for byte in the same dtype; value for value of one rounding where the dtype was changed."""
-    old, new = base.entry(name).dtype, result.entry(name).dtype
-    if old == new:
-        blocks = zip(base.iter_blocks(name), result.iter_blocks(name), strict=True)
-        return all(mine == theirs for mine, theirs in blocks)
-    if not (is_plain_float(old) and is_plain_float(new)):
-        return False
-    expected = cast_once(base.read(name), numpy_dtype_of(new))
-    return expected.tobytes() == result.read(name).tobytes()
-
-
-def _same_rounded(expected: NDArray[Any], stored: NDArray[Any]) -> bool:
-    """Value for value, in the stored dtype."""
-    return cast_once(expected, stored.dtype).tobytes() == stored.tobytes()
 
 
 def _config_reasons(expected: Mapping[str, Any], result: ModelFolder) -> list[str]:

@@ -8,20 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified, LevelCertificate, worst
+from alignez_bake.commands.finishing import SPARE_BYTES, finish
 from alignez_bake.edit_file import read_edits
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.exporters.bake_key import bake_key
 from alignez_bake.exporters.dtype import check_dtype, file_dtype
-from alignez_bake.exporters.output_folder import OURS, check_output, check_space, publish, staged_output
+from alignez_bake.exporters.output_folder import OURS, check_output, check_space, staged_output
 from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named, formats_that_carry
 from alignez_bake.hub.download import base_folder, edits_file, hub_name
+from alignez_bake.integrity.base_parts import keep_base_parts
+from alignez_bake.integrity.hashing import DEFAULT, checked_algorithm
+from alignez_bake.integrity.measure import manifest_of_weights
 from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import NoProgress
 from alignez_bake.report.model_card import model_card
-from alignez_bake.report.record import decisions_json, write_certificate, write_record
+from alignez_bake.report.record import decisions_json, write_record
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
@@ -33,9 +38,6 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
-
-# Records, certificate, card and the copied small files, beside the artefact.
-_SPARE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ def bake(
     external_data: bool = False,
     optimise: bool = False,
     weight_bits: int | None = None,
+    link: bool = False,
+    hash_algorithm: str = DEFAULT,
+    reversible: bool = False,
     verify: Level | None = None,
     require_fold: bool = False,
     linearise: bool = False,
@@ -114,6 +119,9 @@ def bake(
         external_data: of a graph: weights in a file beside it, however small they are.
         optimise: of a graph: fused operators.
         weight_bits: of a graph: 4 or 8 for weights that are quantised after the fold.
+        link: of a checkpoint: weight files without an edit become hard links to the base's.
+        hash_algorithm: of the manifest, `blake3` or `sha256`.
+        reversible: of a checkpoint: keep what the result lacks of its base, so that `restore` needs no base.
         verify: `tensors` compares files; `forward` also runs result and hooked model; the exporter's own level unless
             given, which is `forward` for what cannot be written without running the model.
         require_fold: refuse edits that need an inserted module, whatever else is allowed.
@@ -148,9 +156,18 @@ def bake(
     verify = checked_level(exporter, verify)
     runs_on = device if verify == "forward" else None
     settings = ExportSettings(
-        check_dtype(dtype), str(model), opset, external_data, optimise, weight_bits, runs_on=runs_on
+        check_dtype(dtype),
+        str(model),
+        opset,
+        external_data,
+        optimise,
+        weight_bits,
+        link=link,
+        hash_algorithm=checked_algorithm(hash_algorithm),
+        runs_on=runs_on,
     )
     settings.check_options(exporter.name, exporter.options)
+    _check_reversible(exporter, reversible=reversible)
     code = trust_remote_code or not exporter.inserts_need_code
 
     def decided(chosen: EditPlan) -> Lowering:
@@ -181,17 +198,21 @@ def bake(
         )
         plan = refit.plan
     lowering = decided(plan)
-    check_space(out, exporter.bytes_needed(base, lowering, settings) + _SPARE_BYTES)
+    check_space(out, exporter.bytes_needed(base, lowering, settings) + SPARE_BYTES)
     if dry_run:
         return BakeResult(out, (), lowering, (), refit)
-    check_finite_tensors(base.tensors, progress=progress)
-    with staged_output(out) as staging:
-        (staging / OURS).mkdir()
+    if not exporter.streams:
+        check_finite_tensors(base.tensors, progress=progress)
+    with staged_output(out, bake_key(base, lowering, settings) if exporter.streams else None) as staging:
+        (staging / OURS).mkdir(exist_ok=True)
         exported = exporter.export(base, lowering, staging, settings, progress)
         write_record(staging, out, base, lowering, settings, skipped=exported.skipped, seed=seed)
+        keep_base_parts(staging, base.path, exported.written if reversible else None)
         if pairs is not None:
             shutil.copyfile(pairs, staging / OURS / "pairs.jsonl")
-        levels: list[LevelCertificate] = [exporter.certify_tensors(base, lowering, staging, progress)]
+        levels: list[LevelCertificate] = [
+            exported.certificate or exporter.certify_tensors(base, lowering, staging, progress)
+        ]
         samples: list[tuple[str, str, str]] = []
         if verify == "forward":
             running = exporter.reload(base, staging, lowering, device=device, trust_remote_code=trust_remote_code)
@@ -208,8 +229,6 @@ def bake(
                 batch_size=batch_size,
                 trust_remote_code=trust_remote_code,
             )
-        verdict = _verdict(levels, refit)
-        write_certificate(staging, levels, verdict, refit=None if refit is None else refit.to_json())
         card = model_card(
             out.name,
             base,
@@ -223,8 +242,18 @@ def bake(
             needs_code=bool(lowering.inserts) and exporter.inserts_need_code,
             base_id=hub_name(model),
         )
-        (staging / "README.md").write_text(card, encoding="utf-8")
-        path = publish(staging, out, failed=verdict != "passed")
+        path = finish(
+            staging,
+            out,
+            levels,
+            _verdict(levels, refit),
+            card,
+            base=base.path,
+            known=manifest_of_weights(exported.written, algorithm=settings.hash_algorithm),
+            algorithm=settings.hash_algorithm,
+            refit=None if refit is None else refit.to_json(),
+            progress=progress,
+        )
     left_out = tuple((file.name, file.reason) for file in exported.skipped)
     return BakeResult(path, tuple(levels), lowering, left_out, refit, exported.notes)
 
@@ -257,6 +286,13 @@ def checked_level(exporter: Exporter, level: Level | None) -> Level:
             "level 'tensors'"
         )
     return exporter.default_level if level is None else level
+
+
+def _check_reversible(exporter: Exporter, *, reversible: bool) -> None:
+    if reversible and not exporter.streams:
+        raise BadInputError(
+            f"--reversible is for --as checkpoint, and a result of --as {exporter.name} undoes nothing: leave it out"
+        )
 
 
 def _refit_kind(*, linearise: bool, refit_block: bool) -> RefitKind:

@@ -4,40 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from alignez_bake.certificate.verdict import Certified, LevelCertificate, worst
 from alignez_bake.commands.bake import check_base, plan_of
+from alignez_bake.commands.finishing import SPARE_BYTES, finish
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.base_files import copy_base_files
-from alignez_bake.exporters.output_folder import OURS, check_output, check_space, publish, staged_output
+from alignez_bake.exporters.output_folder import OURS, check_output, check_space, staged_output
+from alignez_bake.file_sharing import takes_space
 from alignez_bake.hub.download import base_folder
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.onnx_patch.base_graph import open_base_graph
 from alignez_bake.onnx_patch.base_weights import check_weights
 from alignez_bake.onnx_patch.card import graph_card
-from alignez_bake.onnx_patch.data_files import takes_space
 from alignez_bake.onnx_patch.decisions import decisions_of, site_patches
 from alignez_bake.onnx_patch.edits_data import ENDING
 from alignez_bake.onnx_patch.patch import bytes_needed, write_patched
 from alignez_bake.onnx_patch.record import write_graph_record
 from alignez_bake.onnx_patch.tensors_level import certify_stored
 from alignez_bake.progress import NoProgress
-from alignez_bake.report.record import decisions_json, write_certificate
+from alignez_bake.report.record import decisions_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from alignez_bake.certificate.verdict import Level
     from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.integrity.manifest import Way
     from alignez_bake.lowering.decide import Decision
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.onnx_patch.base_graph import BaseGraph
     from alignez_bake.onnx_patch.decisions import SitePatch
     from alignez_bake.progress import Progress
-
-# Records, certificate, card and the copied small files, beside the graph.
-_SPARE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ def bake_onnx(
         check_weights(graph, base, patches)
     place = next(parent for parent in out.resolve().parents if parent.exists())
     copies = sum((folder / name).stat().st_size for name in graph.data_files if takes_space(folder / name, place))
-    check_space(out, bytes_needed(graph, patches) + copies + _SPARE_BYTES)
+    check_space(out, bytes_needed(graph, patches) + copies + SPARE_BYTES)
     if dry_run:
         return GraphBakeResult(out, (), decisions)
     with staged_output(out) as staging:
@@ -154,11 +153,17 @@ def bake_onnx(
                     progress=progress,
                 )
             )
-        verdict = worst([level.verdict for level in levels])
-        write_certificate(staging, levels, verdict)
         card = graph_card(out.name, graph, decisions, written.data_files, levels)
-        (staging / "README.md").write_text(card, encoding="utf-8")
-        path = publish(staging, out, failed=verdict != "passed")
+        path = finish(
+            staging,
+            out,
+            levels,
+            worst([level.verdict for level in levels]),
+            card,
+            base=folder,
+            ways=cast("dict[str, Way]", dict(written.data_files)),
+            progress=progress,
+        )
     left_out = tuple((entry.name, entry.reason) for entry in skipped)
     return GraphBakeResult(path, tuple(levels), decisions, written.data_files, written.size, left_out)
 

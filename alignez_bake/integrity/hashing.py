@@ -22,6 +22,18 @@ HEX_DIGITS: Final = 64
 """Length of a hash as text: both algorithms give 32 bytes."""
 
 
+def checked_algorithm(name: str) -> Algorithm:
+    """The algorithm of a name.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    for algorithm in ALGORITHMS:
+        if name == algorithm:
+            return algorithm
+    raise BadInputError(f"hash algorithm {name!r} is unknown: use {' or '.join(ALGORITHMS)}")
+
+
 class Hasher(Protocol):
     """A hash in the making."""
 

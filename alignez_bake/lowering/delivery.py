@@ -58,7 +58,8 @@ class DeliverySums:
             return DeliverySums(base=self.base + other.base)
         unit = max(units)
         mine, others = self._in_units_of(unit), other._in_units_of(unit)
-        return DeliverySums(*(a + b for a, b in zip(mine, others, strict=True)), exponent=unit)
+        aligned, change, residual, base = (a + b for a, b in zip(mine, others, strict=True))
+        return DeliverySums(aligned, change, residual, base, unit)
 
     def _in_units_of(self, exponent: int) -> tuple[float, float, float, float]:
         shift = 2 * ((self.exponent or 0) - exponent)

@@ -150,8 +150,8 @@ class EditedTensors:
                     directions.append(a_matrix)
                 else:
                     constant = change.delta_bias.astype(dtype) if slot.kind == "embedding" else None
-                    transposed = (np.ascontiguousarray(matrix.T) for matrix in (b_matrix, a_matrix))
-                    parts.append(InputRows(slot.rows, *transposed, constant))
+                    b_transposed, a_transposed = (np.ascontiguousarray(matrix.T) for matrix in (b_matrix, a_matrix))
+                    parts.append(InputRows(slot.rows, b_transposed, a_transposed, constant))
         return MatrixChange(
             name,
             index,
@@ -163,8 +163,13 @@ class EditedTensors:
             np.concatenate(directions) if directions else None,
         )
 
-    def read_rows(self, name: str, first: int, end: int, dtype: type[np.floating[Any]]) -> NDArray[Any]:
-        """Rows [first, end) of a tensor of the base, of all its matrices one behind the other, cast without loss.
+    def rows_of_base(
+        self, name: str, first: int, end: int, dtype: type[np.floating[Any]]
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Rows [first, end) of a tensor of the base, of all its matrices one behind the other.
+
+        Returns:
+            As they are stored [n, columns], and cast without loss to `dtype`.
 
         Raises:
             BadInputError: values that are not finite, or of another dtype than F64, F32, F16 or BF16.
@@ -175,16 +180,16 @@ class EditedTensors:
         values = self._source.read_rows(name, first, end)
         if not all_finite(values):
             raise BadInputError(f"{name} holds values that are not finite: the base is damaged")
-        return values.astype(dtype)
+        return values, values.astype(dtype)
 
     def compute(self, name: str) -> FoldedTensor:
         """One whole edited tensor in float64.
 
         Raises:
-            BadInputError: as `matrix_change` and `read_rows`.
+            BadInputError: as `matrix_change` and `rows_of_base`.
         """
         count, rows, _ = self.matrices(name)
-        base = self.read_rows(name, 0, count * rows, np.float64)
+        _, base = self.rows_of_base(name, 0, count * rows, np.float64)
         exact = base.copy()
         for index in range(count):
             of_matrix = slice(index * rows, (index + 1) * rows)
@@ -201,7 +206,7 @@ class EditedTensors:
         if not any(total.shape[0] for total in projected):
             return projected
         for first, end in row_blocks(rows, columns):
-            values = self.read_rows(name, index * rows + first, index * rows + end, np.float64)
+            _, values = self.rows_of_base(name, index * rows + first, index * rows + end, np.float64)
             for fold, right, total in zip(folds, rights, projected, strict=True):
                 if fold.slot.layout == "out_in":
                     inside, mine = overlap(fold.slot.rows, first, end - first)

@@ -177,7 +177,7 @@ class MatrixChange:
 
     def magnitude(self, base: NDArray[Any], first: int) -> NDArray[Any]:
         """|W| + |B| |A| of the same rows: base + ΔW is computed within (terms + 2) · u of it, u half a last bit."""
-        total = np.abs(base)
+        total: NDArray[Any] = np.abs(base)
         for part in self.parts:
             part.add_magnitude(total, first)
         for write in self.writes:

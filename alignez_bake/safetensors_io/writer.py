@@ -43,7 +43,7 @@ Transform = Callable[[str, Array], Array]
 _ALIGNMENT: Final = 8
 
 
-class _Slot(NamedTuple):
+class TensorSlot(NamedTuple):
     """A tensor of a file to be written."""
 
     name: str
@@ -92,7 +92,7 @@ def copy_with_replacements(source: Header | str | Path, target: str | Path, repl
                     f"replacement of {shown(entry.name)} is {array.dtype} {array.shape}, but {header.path} stores "
                     f"{entry.dtype} {entry.shape}"
                 )
-            _write_values(file, array, _Slot(entry.name, entry.dtype, entry.shape), target)
+            _write_values(file, array, TensorSlot(entry.name, entry.dtype, entry.shape), target)
             del array  # before the next one is made
     return read_header(target)
 
@@ -123,9 +123,9 @@ def rewrite_file(
         ValueError: a dtype or shape that the two functions must not return.
     """
     header, target = _header(source), Path(target)
-    slots = _aligned([_new_slot(entry, dtype_of) for entry in header.entries.values()])
+    slots = aligned([_new_slot(entry, dtype_of) for entry in header.entries.values()])
     with new_file(target) as file:
-        file.write(_encode_header(slots, header.metadata))
+        file.write(encode_header(slots, header.metadata))
         for slot in slots:
             entry = header.entries[slot.name]
             editable = transform is not None and is_float(entry.dtype) and BY_NAME[entry.dtype].numpy is not None
@@ -182,9 +182,9 @@ def assemble_file(source: Header, target: str | Path, parts: Sequence[Part]) -> 
     by_name = {part.name: part for part in parts}
     if len(by_name) < len(parts):
         raise ValueError("a part is given twice")
-    slots = _aligned([_Slot(part.name, part.dtype, part.shape) for part in parts])
+    slots = aligned([TensorSlot(part.name, part.dtype, part.shape) for part in parts])
     with new_file(target) as file:
-        file.write(_encode_header(slots, source.metadata))
+        file.write(encode_header(slots, source.metadata))
         for slot in slots:
             values = by_name[slot.name].values
             if values is None:
@@ -220,9 +220,9 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapp
         ValueError: a dtype, name or metadata that the format has no place for.
     """
     path = Path(path)
-    slots = [_Slot(name, file_dtype_of(array.dtype), array.shape) for name, array in tensors.items()]
+    slots = [TensorSlot(name, file_dtype_of(array.dtype), array.shape) for name, array in tensors.items()]
     slots.sort(key=lambda slot: (-RANK[slot.dtype], slot.name))
-    head = _encode_header(slots, metadata or {})
+    head = encode_header(slots, metadata or {})
     with new_file(path) as file:
         file.write(head)
         for slot in slots:
@@ -234,14 +234,14 @@ def _header(source: Header | str | Path) -> Header:
     return source if isinstance(source, Header) else read_header(source)
 
 
-def _new_slot(entry: TensorEntry, dtype_of: DtypeOf) -> _Slot:
+def _new_slot(entry: TensorEntry, dtype_of: DtypeOf) -> TensorSlot:
     dtype = dtype_of(entry.name, entry) if is_float(entry.dtype) else entry.dtype
     if dtype != entry.dtype and not (dtype in BY_NAME and is_plain_float(dtype)):
         raise ValueError(f"{shown(entry.name)} cannot become {dtype!r}: use {entry.dtype}, F64, F32, F16 or BF16")
-    return _Slot(entry.name, dtype, entry.shape)
+    return TensorSlot(entry.name, dtype, entry.shape)
 
 
-def _aligned(slots: list[_Slot]) -> list[_Slot]:
+def aligned(slots: list[TensorSlot]) -> list[TensorSlot]:
     """The slots as they are if each begins at a multiple of its item size, else the widest first."""
     offset = 0
     for slot in slots:
@@ -251,7 +251,7 @@ def _aligned(slots: list[_Slot]) -> list[_Slot]:
     return slots
 
 
-def _encode_header(slots: list[_Slot], metadata: Mapping[str, str]) -> bytes:
+def encode_header(slots: list[TensorSlot], metadata: Mapping[str, str]) -> bytes:
     """Length, JSON and padding for tensors that follow each other in this order."""
     fields: dict[str, Any] = {METADATA_KEY: dict(metadata)} if metadata else {}
     if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
@@ -274,7 +274,7 @@ def _copy(file: BinaryIO, header: Header, entry: TensorEntry) -> None:
     file.writelines(iter_range(header, entry.begin, entry.end))
 
 
-def _write_values(file: BinaryIO, array: Array, slot: _Slot, target: Path) -> None:
+def _write_values(file: BinaryIO, array: Array, slot: TensorSlot, target: Path) -> None:
     """Write an array in C order, cast block by block.
 
     Raises:

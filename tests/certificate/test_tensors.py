@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from alignez_bake.certificate.tensors import values_off_formula
+from alignez_bake.certificate.tensor_comparison import values_off_formula
 from alignez_bake.commands.bake import bake
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.lowering.fold import EditedTensors, FoldedTensor, delivery
@@ -266,22 +266,22 @@ BF16 = ml_dtypes.bfloat16
     ],
 )
 def test_values_off_formula_in_bf16(exact, stored, wrong):
-    assert values_off_formula(folded([[exact, 2.0]]), np.array([[stored, 2.0]], BF16)) == int(wrong)
+    assert values_off_formula(np.array([[exact, 2.0]]), np.array([[stored, 2.0]], BF16)) == int(wrong)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, BF16])
 def test_the_neighbour_of_the_right_value_is_wrong(dtype):
     exact = np.random.default_rng(0).normal(size=(8, 8))
     right = exact.astype(dtype)
-    assert values_off_formula(folded(right), right) == 0
-    assert values_off_formula(folded(right), np.nextafter(right, dtype(9), dtype=dtype)) == 64
+    assert values_off_formula(np.asarray(right, np.float64), right) == 0
+    assert values_off_formula(np.asarray(right, np.float64), np.nextafter(right, dtype(9), dtype=dtype)) == 64
 
 
 def test_fp64_is_compared_with_1e_12_of_the_largest():
     exact = np.array([1.0, 1e-9])
-    assert values_off_formula(folded(exact), exact + 0.9e-12) == 0
-    assert values_off_formula(folded(exact), exact + np.array([0.0, 1.1e-12])) == 1
-    assert values_off_formula(folded(exact), np.array([1.0, np.nan])) == 1
+    assert values_off_formula(np.asarray(exact, np.float64), exact + 0.9e-12) == 0
+    assert values_off_formula(np.asarray(exact, np.float64), exact + np.array([0.0, 1.1e-12])) == 1
+    assert values_off_formula(np.asarray(exact, np.float64), np.array([1.0, np.nan])) == 1
 
 
 def test_delivery_of_what_rounding_kept():

@@ -34,6 +34,7 @@ class NamesExporter:
     default_level = "tensors"
     options = frozenset()
     inserts_need_code = True
+    streams = False
 
     def supports(self, edit, slot):
         from alignez_bake.lowering.decide import fold_refusal

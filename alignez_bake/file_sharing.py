@@ -1,4 +1,4 @@
-"""The base's data files in the result: the same blocks on the disk where that can be, a copy elsewhere."""
+"""A base's files in a result: the same blocks on the disk where that can be, a copy elsewhere."""
 
 from __future__ import annotations
 
@@ -33,17 +33,27 @@ def share_file(source: Path, target: Path) -> Way:
         OSError: for other reasons than that the file system cannot, such as a full disk.
     """
     source = source.resolve(strict=True)
-    if _cloned(source, target):
+    if cloned(source, target):
         return "reflinked"
+    if linked(source, target):
+        return "hard-linked"
+    shutil.copyfile(source, target)
+    return "copied"
+
+
+def linked(source: Path, target: Path) -> bool:
+    """Make `target` a hard link to the file `source`, if the file system has such, and say whether it is one.
+
+    Raises:
+        OSError: for other reasons than that it cannot.
+    """
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in _CANNOT_LINK:
             raise
-    else:
-        return "hard-linked"
-    shutil.copyfile(source, target)
-    return "copied"
+        return False
+    return True
 
 
 def takes_space(source: Path, folder: Path) -> bool:
@@ -51,7 +61,12 @@ def takes_space(source: Path, folder: Path) -> bool:
     return source.resolve(strict=True).stat().st_dev != folder.stat().st_dev
 
 
-def _cloned(source: Path, target: Path) -> bool:
+def cloned(source: Path, target: Path) -> bool:
+    """Make `target` a reflink of the file `source`, if the file system has such, and say whether it is one.
+
+    Raises:
+        OSError: for other reasons than that it cannot.
+    """
     with source.open("rb") as read, target.open("xb") as written:
         try:
             fcntl.ioctl(written.fileno(), _FICLONE, read.fileno())

@@ -1,0 +1,145 @@
+"""What of an unfinished result is safe on the disk, so that the same command goes on after a kill.
+
+A file of JSON lines beside the result's other records. The first says what is being made; each other one stands for
+bytes that were synced before it was written. A line that was cut by the kill is as good as none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.streaming.written import WrittenFile, WrittenTensor, tensor_from_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+JOURNAL_FILE: Final = "journal.jsonl"
+_MAX_BYTES: Final = 1 << 30
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place in an unfinished file up to which all is on the disk.
+
+    Attributes:
+        file: its name.
+        segment: number of the first segment that is not.
+        offset: of that segment in the file, in bytes.
+        hash: of the bytes before it, hexadecimal.
+        base_hash: of the base's bytes that passed until then; None where they are hashed apart.
+        tensors: the edited and new tensors before it.
+    """
+
+    file: str
+    segment: int
+    offset: int
+    hash: str
+    base_hash: str | None
+    tensors: tuple[WrittenTensor, ...]
+
+
+class Journal:
+    """What is done of a result.
+
+    Attributes:
+        path: of the file.
+        done: the finished weight files by name.
+        checkpoints: the last safe place in each unfinished one.
+    """
+
+    def __init__(self, path: Path | None, made: Mapping[str, Any]) -> None:
+        """Go on with a journal, or begin one.
+
+        Args:
+            path: of the file; None: nothing is kept, and nothing can be gone on with.
+            made: what is being made, as JSON values.
+
+        Raises:
+            BadInputError: the journal is of something else, or is damaged.
+        """
+        self.path = path
+        self.done: dict[str, WrittenFile] = {}
+        self.checkpoints: dict[str, Checkpoint] = {}
+        if path is None:
+            return
+        lines = journal_lines(path)
+        if lines:
+            check_same(path, lines[0], made)
+        try:
+            for line in lines[1:]:
+                if "done" in line:
+                    written = WrittenFile.from_json(line["done"])
+                    self.done[written.name] = written
+                else:
+                    tensors = tuple(tensor_from_json(tensor) for tensor in line["tensors"])
+                    checkpoint = Checkpoint(**{**line, "tensors": tensors})
+                    self.checkpoints[checkpoint.file] = checkpoint
+        except (KeyError, TypeError, AttributeError) as error:
+            raise BadInputError(f"{path} is damaged ({error}): remove {path.parents[1]}, and start anew") from None
+        # The rest of a cut line would run into the next one, so what was read is written anew.
+        with path.with_name(f"{path.name}.partial").open("wb") as file:
+            for line in lines or [dict(made)]:
+                file.write(_encoded(line))
+            file.flush()
+            os.fsync(file.fileno())
+        path.with_name(f"{path.name}.partial").replace(path)
+
+    def reached(self, checkpoint: Checkpoint) -> None:
+        """Note a place; everything before it must be synced. May be called by any one thread at a time."""
+        self._append(asdict(checkpoint))
+
+    def finished(self, file: WrittenFile) -> None:
+        """Note a finished file, which must be synced and have its name."""
+        self._append({"done": file.to_json()})
+        self.done[file.name] = file
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self.path is None:
+            return
+        with self.path.open("ab") as file:
+            file.write(_encoded(line))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def journal_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal; none where there is none.
+
+    Raises:
+        BadInputError: a file that is no journal.
+    """
+    if not path.is_file() or path.is_symlink():
+        return []
+    if path.stat().st_size > _MAX_BYTES:
+        raise BadInputError(f"{path} has {path.stat().st_size} bytes, too many for a journal: remove {path.parents[1]}")
+    *whole, _cut = path.read_bytes().split(b"\n")
+    try:
+        lines = [json.loads(line) for line in whole]
+    except (ValueError, RecursionError):
+        raise BadInputError(f"{path} is damaged: remove {path.parents[1]}, and start anew") from None
+    if not all(isinstance(line, dict) for line in lines):
+        raise BadInputError(f"{path} is damaged: remove {path.parents[1]}, and start anew")
+    return lines
+
+
+def check_same(path: Path, begun: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    """Refuse to go on with something else than was begun.
+
+    Raises:
+        BadInputError: the message says in what the two differ.
+    """
+    differing = sorted(key for key in {*begun, *made} if begun.get(key) != made.get(key))
+    if differing:
+        raise BadInputError(
+            f"{path.parents[1]} is an unfinished result of another bake (other {', '.join(differing)}): run "
+            "that command again to finish it, remove the folder, or choose another --out"
+        )
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, separators=(",", ":"), sort_keys=True).encode("ascii") + b"\n"

@@ -1,0 +1,203 @@
+"""A weight file while it is written: its bytes, and the hashes of what has passed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from alignez_bake.file_sharing import cloned, linked
+from alignez_bake.integrity.hashing import Algorithm, Hasher, hash_file, new_hasher
+from alignez_bake.lowering.delivery import DeliverySums
+from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
+from alignez_bake.streaming.journal import Checkpoint
+from alignez_bake.streaming.written import Way, WrittenFile, WrittenTensor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.streaming.file_plan import FilePlan
+    from alignez_bake.streaming.segments import Block, Segment
+
+_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@dataclass
+class _Tensor:
+    """The edited or new tensor that is passing."""
+
+    name: str
+    hash: Hasher
+    base_hash: Hasher
+    has_base: bool = False
+    sums: DeliverySums | None = None
+
+
+class OpenFile:
+    """A file that is written from its front to its end, under a name that no loader takes for weights.
+
+    Attributes:
+        plan: what it holds.
+        path: where it will lie.
+        partial: where it lies until it is whole.
+        first: number of the segment to go on with.
+        way: how its bytes come to be there.
+        offset: bytes that are there.
+    """
+
+    def __init__(
+        self, plan: FilePlan, folder: Path, algorithm: Algorithm, *, link: bool, done: Checkpoint | None
+    ) -> None:
+        """Begin the file, go on with it from `done`, or share the base's blocks on the disk.
+
+        Raises:
+            OSError: it cannot be written.
+            BadInputError: the base's file changed.
+        """
+        self.plan, self.path = plan, folder / plan.name
+        self.partial = self.path.with_name(f"{plan.name}.partial")
+        self._algorithm: Algorithm = algorithm
+        self._descriptor: int | None = None
+        self._tensors: list[WrittenTensor] = []
+        self._tensor: _Tensor | None = None
+        self.first, self.offset = 0, 0
+        self._hash, self._base_hash = new_hasher(algorithm), new_hasher(algorithm)
+        self.way: Way = "written"
+        if plan.is_the_base and done is None:
+            self.way = self._shared(link=link)
+        if self.way in ("written", "copied"):
+            self._descriptor = os.open(self.partial, _OPEN, 0o666)
+            if done is None or not self._resumed(done):
+                self._begin()
+        else:
+            self._take_heads()
+
+    def take(self, block: Block) -> None:
+        """Write and hash the next bytes."""
+        if self._descriptor is not None:
+            _write_all(self._descriptor, block.written.data, self.offset)
+        self.offset += len(block.written)
+        self._hash.update(block.written.data)
+        if block.base is not None:
+            self._base_hash.update(block.base.data)
+        if self._tensor is not None:
+            self._tensor.hash.update(block.written.data)
+            if block.base is not None:
+                self._tensor.base_hash.update(block.base.data)
+                self._tensor.has_base = True
+            if block.sums is not None:
+                self._tensor.sums = (self._tensor.sums or DeliverySums()) + block.sums
+
+    def begin_segment(self, segment: Segment) -> None:
+        """What is taken from now on belongs to a tensor."""
+        if segment.noted:
+            self._tensor = _Tensor(segment.name, new_hasher(self._algorithm), new_hasher(self._algorithm))
+
+    def end_segment(self) -> None:
+        """The tensor is whole."""
+        if self._tensor is not None:
+            tensor = self._tensor
+            base_hash = tensor.base_hash.hexdigest() if tensor.has_base else None
+            self._tensors.append(WrittenTensor(tensor.name, tensor.hash.hexdigest(), base_hash, tensor.sums))
+            self._tensor = None
+
+    def checkpoint(self, segment: int) -> Checkpoint:
+        """The state in front of a segment, to go on from once everything before it is synced."""
+        base_hash = self._base_hash.hexdigest() if self.plan.passes_base else None
+        return Checkpoint(self.plan.name, segment, self.offset, self._hash.hexdigest(), base_hash, tuple(self._tensors))
+
+    def sync(self) -> None:
+        """All bytes to the disk."""
+        if self._descriptor is not None:
+            os.fdatasync(self._descriptor)
+
+    def finish(self) -> WrittenFile:
+        """Sync the whole file and give it its name.
+
+        Raises:
+            OSError: the disk is full, or cannot be written.
+        """
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+            self.close()
+        self.partial.replace(self.path)
+        directory = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return self._written()
+
+    def close(self) -> None:
+        """Let go of the file, whole or not."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _written(self) -> WrittenFile:
+        base_hash = (
+            self._base_hash.hexdigest()
+            if self.plan.passes_base
+            else hash_file(self.plan.source.path, self._algorithm)[1]
+        )
+        return WrittenFile(
+            self.plan.name, self.way, self.offset, self._hash.hexdigest(), base_hash, tuple(self._tensors)
+        )
+
+    def _shared(self, *, link: bool) -> Way:
+        self.partial.unlink(missing_ok=True)
+        source = self.plan.source.path.resolve(strict=True)
+        if cloned(source, self.partial):
+            return "reflinked"
+        return "hard-linked" if link and linked(source, self.partial) else "copied"
+
+    def _begin(self) -> None:
+        assert self._descriptor is not None
+        os.ftruncate(self._descriptor, 0)
+        self._hash, self._base_hash = new_hasher(self._algorithm), new_hasher(self._algorithm)
+        _write_all(self._descriptor, memoryview(self.plan.head), 0)
+        self._take_heads()
+
+    def _take_heads(self) -> None:
+        self._hash.update(self.plan.head)
+        self._base_hash.update(self.plan.base_head)
+        self.offset = len(self.plan.head)
+
+    def _resumed(self, done: Checkpoint) -> bool:
+        """Whether what lies there is what was noted; if so, it is gone on with."""
+        assert self._descriptor is not None
+        if os.fstat(self._descriptor).st_size < done.offset or done.segment > len(self.plan.segments):
+            return False
+        remaining, at = done.offset, 0
+        while remaining:
+            data = os.pread(self._descriptor, min(BLOCK_BYTES, remaining), at)
+            self._hash.update(data)
+            at, remaining = at + len(data), remaining - len(data)
+        if self.plan.passes_base:
+            self._hash_base(done.segment)
+        if self._hash.hexdigest() != done.hash or (
+            self.plan.passes_base and self._base_hash.hexdigest() != done.base_hash
+        ):
+            return False
+        os.ftruncate(self._descriptor, done.offset)
+        self.first, self.offset, self._tensors = done.segment, done.offset, list(done.tensors)
+        return True
+
+    def _hash_base(self, segments: int) -> None:
+        """Hash the base's bytes that passed through the first segments."""
+        source = self.plan.source
+        ends = [segment.source[1] for segment in self.plan.segments[:segments] if segment.source is not None]
+        self._base_hash.update(self.plan.base_head)
+        with open_data(source) as file:
+            for begin in range(0, max(ends, default=0), BLOCK_BYTES):
+                buffer = bytearray(min(BLOCK_BYTES, max(ends) - begin))
+                read_into(file, source, begin, memoryview(buffer))
+                self._base_hash.update(buffer)
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write at a place, whatever the system takes at once."""
+    data = data.cast("B")
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count

@@ -1,0 +1,44 @@
+"""Jobs that run side by side, with their results in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+Tag = TypeVar("Tag")
+Result = TypeVar("Result")
+
+
+def in_order(
+    jobs: Iterable[tuple[Tag, Callable[[], Result]]], *, workers: int, ahead: int
+) -> Iterator[tuple[Tag, Result]]:
+    """The results of jobs, in order, while later ones run already.
+
+    Jobs begin in order, so one may wait for a result of an earlier one. An error of a job is raised in its place; what
+    has not begun by then never runs.
+
+    Args:
+        jobs: each with a tag that comes back with its result; taken one by one, as there is room.
+        workers: threads.
+        ahead: most jobs that are taken and whose results were not.
+    """
+    waiting: deque[tuple[Tag, Future[Result]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="stream")
+    try:
+        for tag, job in jobs:
+            waiting.append((tag, pool.submit(job)))
+            if len(waiting) >= ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+        pool.shutdown()
