@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import BaseFingerprint, EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.immutable_arrays import immutable
 from alignez_bake.safetensors_io.file_access import check_unchanged, read_tensor
 from alignez_bake.safetensors_io.header import read_header
 from alignez_bake.safetensors_io.mapped import map_tensors
@@ -38,7 +39,7 @@ METADATA_KEY: Final = "alignez"
 # One edit at each of nine sites of a thousand layers, for ten objectives: nobody needs more.
 MAX_EDITS: Final = 100_000
 # Files from this size on are mapped instead of read; docs/decisions/streaming_memory.md says why not all of them.
-MAPPED_FROM_BYTES: Final = 8 * 1024 * 1024
+MAPPED_FROM_BYTES: Final = 1024 * 1024
 
 _PARTS: Final = ("left", "right", "offset", "bias")
 _ENTRY_KEYS: Final = ("site", "reads", "gate", "positions", "strength")
@@ -81,7 +82,7 @@ def write_edits(plan: EditPlan, path: str | Path) -> None:
 def read_edits(path: str | Path) -> EditPlan:
     """Read a plan, trusting nothing of the file.
 
-    The arrays of a file of 8 MiB and more lie over the file itself and take no memory of the process's own: it may be
+    The arrays of a file of 1 MiB and more lie over the file itself and take no memory of the process's own: it may be
     replaced or deleted while the plan is in use, but must not be written into or cut short.
 
     Raises:
@@ -103,6 +104,8 @@ def read_edits(path: str | Path) -> EditPlan:
             raise BadInputError(f"{path}: tensor {shown(name)} belongs to no entry: there are {len(entries)} edits")
         if tensor.dtype not in ("F32", "F64"):
             raise BadInputError(f"{path}: tensor {shown(name)} has dtype {tensor.dtype}: use F32 or F64")
+        if not tensor.nbytes:  # beside a zero, the other dimension could be any number, and the file stay small
+            raise BadInputError(f"{path}: tensor {shown(name)} has shape {tensor.shape}: width and rank 0 are no edit")
         places[name] = (index, match[2])
     tensors: dict[int, dict[str, NDArray[np.floating[Any]]]] = {}
     for name, array in _arrays(header):
@@ -113,8 +116,11 @@ def read_edits(path: str | Path) -> EditPlan:
     try:
         return EditPlan(
             edits=edits,
-            weights=document.get("weights", {}),
-            base=_base(document.get("base"), path),
+            weights={
+                name: _as_float(weight, f"weight of {shown(name)}")
+                for name, weight in document.get("weights", {}).items()
+            },
+            base=_base(document.get("base")),
             provenance=document.get("provenance", {}),
         )
     except BadInputError as error:
@@ -122,16 +128,17 @@ def read_edits(path: str | Path) -> EditPlan:
 
 
 def _arrays(header: Header) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Every tensor by name, immutable, so that its edit keeps it as it is."""
     if header.data_bytes >= MAPPED_FROM_BYTES:
         yield from map_tensors(header).items()
     else:
         for name, tensor in header.entries.items():
-            yield name, read_tensor(header, tensor)
+            yield name, immutable(read_tensor(header, tensor))
 
 
 def _parse_document(header: Header, path: Path) -> dict[str, Any]:
     if set(header.metadata) != {METADATA_KEY}:
-        found = ", ".join(header.metadata) or "none"
+        found = shown(list(header.metadata)) if header.metadata else "none"
         raise BadInputError(
             f"{path} is no edit file: its metadata must have the key {METADATA_KEY!r} alone, has {found}"
         )
@@ -140,7 +147,7 @@ def _parse_document(header: Header, path: Path) -> dict[str, Any]:
     _check_keys(document, required=("format", "edits"), optional=("base", "weights", "provenance"), place=str(path))
     version = document["format"]
     if isinstance(version, bool) or version != FORMAT_VERSION:
-        raise BadInputError(f"{path} has format {version!r}: this version reads format {FORMAT_VERSION}")
+        raise BadInputError(f"{path} has format {shown(version)}: this version reads format {FORMAT_VERSION}")
     entries = document["edits"]
     if not isinstance(entries, list) or not 1 <= len(entries) <= MAX_EDITS:
         raise BadInputError(f"{path}: 'edits' must be a JSON array of 1 to {MAX_EDITS} entries")
@@ -173,8 +180,8 @@ def _edit(entry: object, tensors: Mapping[str, NDArray[np.floating[Any]]], place
             reads=entry["reads"],
             gate=entry["gate"],
             positions=entry["positions"],
-            strength=entry["strength"],
-            objective=entry.get("objective"),
+            strength=_as_float(entry["strength"], "strength"),
+            objective=_printable(entry.get("objective")),
         )
     except BadInputError as error:
         raise BadInputError(f"{place}: {error}") from None
@@ -182,15 +189,32 @@ def _edit(entry: object, tensors: Mapping[str, NDArray[np.floating[Any]]], place
         raise BadInputError(f"{place} holds a value of the wrong type: {error}") from None
 
 
-def _base(value: object, path: Path) -> BaseFingerprint | None:
+def _as_float(value: Any, what: str) -> Any:  # noqa: ANN401 - a JSON value, which the plan judges
+    """A whole number as a float, which JSON does not tell apart; any other value as it is."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise BadInputError(f"{what} is {shown(value)}: it must be a finite number") from None
+
+
+def _printable(objective: Any) -> Any:  # noqa: ANN401 - a JSON value, which the edit judges
+    """The name of an objective, which stands in tables and messages."""
+    if isinstance(objective, str) and not objective.isprintable():
+        raise BadInputError(f"objective {shown(objective)} is not printable: give it another name")
+    return objective
+
+
+def _base(value: object) -> BaseFingerprint | None:
     if value is None:
         return None
     names = ("model_type", "config_sha256", "tensors_sha256")
-    _check_keys(value, required=names, optional=(), place=f"{path}: base")
+    _check_keys(value, required=names, optional=(), place="base")
     assert isinstance(value, dict)
     for name in names:
         text = value[name]
         if not isinstance(text, str) or (name != "model_type" and not _SHA256.fullmatch(text)):
             expected = "a string" if name == "model_type" else "64 hexadecimal digits"
-            raise BadInputError(f"{path}: base.{name} is {shown(text)}: it must be {expected}")
+            raise BadInputError(f"base.{name} is {shown(text)}: it must be {expected}")
     return BaseFingerprint(**value)

@@ -121,6 +121,14 @@ HOSTILE = {
     "gate that is no string": (document(entry(gate={"a": 1})), PAIR, "edit 0"),
     "strength that is a string": (document(entry(strength="1")), PAIR, "must be a number"),
     "huge strength": (document(entry(strength=10**400)), PAIR, "edit 0"),
+    "strength beyond all floats": (document(entry(strength=-(10**309))), PAIR, "strength is -1000"),
+    "dial beyond all floats": (
+        document(entry(objective="a"), weights={"a": 10**309}), PAIR, "edits.safetensors: weight of 'a' is 1000",
+    ),
+    "objective with a line break": (document(entry(objective="a\nb")), PAIR, r"objective 'a\\nb' is not printable"),
+    "no width, any rank": (
+        document(), {name: np.ones((0, 2**40), np.float32) for name in PAIR}, r"shape \(0, 1099511627776\): width",
+    ),
     "negative layer": (document(entry(site={"kind": "mlp_write", "layer": -1})), PAIR, "layer -1"),
     "ranks that disagree": (document(), {**PAIR, "edits.0.right": np.ones((4, 3), np.float32)}, "right has rank 3"),
     "rank 0": (document(), {k: np.ones((4, 0), np.float32) for k in PAIR}, "rank 0"),
@@ -134,7 +142,9 @@ HOSTILE = {
     "edits that are no list": (document(edits={"0": entry()}), PAIR, "array"),
     "base without a hash": (document(base={"model_type": "llama"}), PAIR, "config_sha256"),
     "base with a bad hash": (
-        document(base={"model_type": "llama", "config_sha256": "x", "tensors_sha256": "0" * 64}), PAIR, "64 hexa",
+        document(base={"model_type": "llama", "config_sha256": "x", "tensors_sha256": "0" * 64}),
+        PAIR,
+        "^[^:]*: base.config_sha256 is 'x': it must be 64 hexa",
     ),
     "dial of no objective": (document(weights={"humor": 1.0}), PAIR, "humor"),
     "dial that is no number": (document(entry(objective="a"), weights={"a": "1"}), PAIR, "finite number"),
@@ -158,6 +168,9 @@ RAW_DOCUMENTS = {
     "NaN": (json.dumps(document()).replace("1.0", "NaN"), "finite"),
     "a key twice": (json.dumps(document()).replace('"format": 1', '"format": 1, "format": 1'), "twice"),
     "deep nesting": ("[" * 100_000, "nested|JSON"),
+    "deep provenance": (json.dumps(document(provenance={"a": 7})).replace("7", "[" * 200 + "]" * 200), "100 levels"),
+    # An infinity, which no file of JSON can hold again.
+    "infinite provenance": (json.dumps(document(provenance={"a": 7})).replace("7", "1e999"), "'1e999' is beyond"),
 }
 
 
@@ -170,6 +183,15 @@ def test_damaged_metadata_is_refused(tmp_path, case):
         read_edits(path)
 
 
+def test_whole_numbers_are_numbers(tmp_path):
+    path = tmp_path / "edits.safetensors"
+    save_file(
+        PAIR, path, {"alignez": json.dumps(document(entry(strength=10**30, objective="a"), weights={"a": 2**70}))}
+    )
+    plan = read_edits(path)
+    assert (plan.edits[0].strength, plan.weights) == (1e30, {"a": 2.0**70})
+
+
 def test_foreign_and_damaged_files_are_refused(tmp_path):
     path = tmp_path / "edits.safetensors"
     save_file(PAIR, path)
@@ -177,6 +199,9 @@ def test_foreign_and_damaged_files_are_refused(tmp_path):
         read_edits(path)
     save_file(PAIR, path, {"alignez": json.dumps(document()), "other": "x"})
     with pytest.raises(BadInputError, match="other"):
+        read_edits(path)
+    save_file(PAIR, path, {"a\nb": "x"})
+    with pytest.raises(BadInputError, match=r"has \['a\\nb'\]"):
         read_edits(path)
     save_file(PAIR, path, {"alignez": json.dumps(document())})
     path.write_bytes(path.read_bytes()[:-3])
@@ -273,7 +298,7 @@ def test_a_large_plan_takes_no_memory_beside_its_file(tmp_path):
 
 def test_the_arrays_of_a_large_file_are_mapped_and_those_of_a_small_one_are_not(tmp_path):
     path = tmp_path / "edits.safetensors"
-    for width, mapped in ((6, False), (600_000, True)):
+    for width, mapped in ((6, False), (80_000, True)):
         bias = np.ones(width)
         write_edits(EditPlan((Edit(Site("attn_write", 0), bias=bias), Edit(Site("mlp_write", 0), bias=bias))), path)
         array = read_edits(path).edits[0].bias

@@ -90,7 +90,7 @@ def _places(tree):
 def mutate(draw, tree):
     """Change one place of a tree: put something hostile there, drop it, repeat it, or copy it from elsewhere."""
     places = list(_places(tree))
-    what = draw(st.sampled_from(["replace", "replace", "nudge", "copy", "add", "drop", "repeat", "rename"]))
+    what = draw(st.sampled_from(["replace"] * 5 + ["nudge", "copy", "add", "drop", "repeat", "rename"]))
     if not places or what == "add":
         objects = [tree] + [container[at] for _, _, container, at in places]
         target = draw(st.sampled_from([node for node in objects if isinstance(node, list)]))

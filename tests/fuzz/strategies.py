@@ -109,32 +109,55 @@ def _edit_entries(draw, index):
 
 
 @st.composite
+def _other_arrays(draw, arrays):
+    """The same arrays but for one, which got another shape or values, another name, or is not there."""
+    name = draw(st.sampled_from(sorted(arrays)))
+    array = arrays.pop(name)
+    what = draw(st.sampled_from(["shape", "shape", "all shapes", "values", "name", "drop"]))
+    if what == "name":
+        name = draw(st.sampled_from(["edits.0.left", "edits.7.bias", "edits.00.left", "edits.0.rank", "weight", ""]))
+    if what == "values":
+        array = np.full_like(array, draw(st.sampled_from([np.nan, np.inf, -np.inf, 1e30, 0.0])))
+    shapes = st.lists(st.sampled_from([0, 0, 1, 2, 3]), max_size=3) | st.sampled_from([[0, 2**40], [2**40, 0], [0, 1]])
+    if what == "all shapes":
+        shape = draw(shapes)
+        arrays = {other: np.zeros(shape, array.dtype) for other in arrays}
+        array = np.zeros(shape, array.dtype)
+    if what == "shape":
+        array = np.zeros(draw(shapes), array.dtype)
+    return arrays if what == "drop" else arrays | {name: array}
+
+
+@st.composite
 def edit_files(draw):
-    """Edit files; damaged are the document within the metadata, the header around it, or the file's bytes."""
+    """Edit files; damaged are the document within the metadata, the arrays, the header, or the file's bytes."""
+    damage = draw(st.sampled_from(["none", "document", "document", "document", "arrays", "arrays", "file"]))
     made = [draw(_edit_entries(index)) for index in range(draw(st.integers(1, 3)))]
     hashes = {"model_type": "llama", "config_sha256": "0" * 64, "tensors_sha256": "f" * 64}
     document = {"format": 1, "base": draw(st.sampled_from([None, hashes])), "edits": [entry for entry, _ in made]}
     objectives = {entry["objective"] for entry, _ in made if "objective" in entry}
-    if draw(st.booleans()):
+    if objectives:
         document["weights"] = dict.fromkeys(sorted(objectives), draw(st.sampled_from([1.0, -2, 0.5])))
     document["provenance"] = {"method": "ridge", "settings": {"rank": 2, "list": [1.5, None, True]}}
     tree = tree_of(document)
-    damaged = draw(st.booleans())
-    if damaged:
+    if damage == "document":
         for _ in range(draw(st.integers(1, 2))):
             mutate(draw, tree)
+    arrays = {name: array for _, parts in made for name, array in parts.items()}
+    if damage == "arrays":
+        arrays = draw(_other_arrays(arrays))
     header, data = {}, b""
-    for name, array in (item for _, arrays in made for item in arrays.items()):
+    for name, array in arrays.items():
         offsets = [len(data), len(data) + array.nbytes]
         dtype = "F32" if array.dtype == np.float32 else "F64"
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": offsets}
         data += array.tobytes()
     text = text_of(tree).decode("utf-8", "surrogateescape")
     whole = Members([["__metadata__", Members([["alignez", text]])], *tree_of(header)])
-    if damaged and draw(st.booleans()):
-        raw = text_of(whole)
-        return Made(struct.pack("<Q", len(raw)) + raw + data, sound=False)
-    return draw(safetensors_files(whole, data, sound=not damaged))
+    if damage == "file":
+        return draw(safetensors_files(whole, data))
+    raw = text_of(whole)
+    return Made(struct.pack("<Q", len(raw)) + raw + data, sound=damage == "none")
 
 
 SHARDS = ("model-1.safetensors", "model-2.safetensors")

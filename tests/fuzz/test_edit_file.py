@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from alignez_bake import edit_file
 from alignez_bake.edit_file import METADATA_KEY, read_edits, write_edits
 from alignez_bake.errors import BadInputError
 from tests.fuzz.agreement import assert_names, library_tensors
@@ -16,10 +17,12 @@ PARTS = ("left", "right", "offset", "bias")
 FILE_DTYPES = {"float32": "F32", "float64": "F64"}
 
 
-@pytest.fixture
-def check(tmp_path, hooks):
+@pytest.fixture(params=["read", "mapped"])
+def check(request, tmp_path, hooks, monkeypatch):
     """`check(data)`: whether a file of these bytes is accepted; then the plan is held against the file."""
     path = tmp_path / "edits.safetensors"
+    if request.param == "mapped":  # as the arrays of large files are
+        monkeypatch.setattr(edit_file, "MAPPED_FROM_BYTES", 0)
 
     def check(data):
         path.write_bytes(data)
@@ -42,11 +45,14 @@ def check(tmp_path, hooks):
         assert len(document["edits"]) == len(plan.edits)
         for entry, edit in zip(document["edits"], plan.edits, strict=True):
             assert (entry["site"]["kind"], entry["site"].get("layer")) == (edit.site.kind, edit.site.layer)
-            for name in ("reads", "gate", "positions", "strength"):
+            assert float(entry["strength"]) == edit.strength
+            for name in ("reads", "gate", "positions"):
                 assert entry[name] == getattr(edit, name)
             assert entry.get("objective") == edit.objective
-        assert document.get("weights", {}) == plan.weights
+        assert {name: float(weight) for name, weight in document.get("weights", {}).items()} == plan.weights
         assert document.get("provenance", {}) == plan.provenance
+        # Nothing that is made from the plan is larger than the file: not a vector of `rank` zeros either.
+        assert all(1 <= size <= len(data) for edit in plan.edits for size in (edit.d_out, edit.rank or 1))
         # What is accepted can be written, and is then the same.
         again = tmp_path / "again.safetensors"
         write_edits(plan, again)
