@@ -24,11 +24,12 @@ from alignez_bake.safetensors_io.new_file import new_file
 from alignez_bake.safetensors_io.reader import open_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from alignez_bake.safetensors_io.header import TensorEntry
     from alignez_bake.safetensors_io.reader import TensorFolder
+    from alignez_bake.streaming.written import WrittenFile
 
 BASE_TENSORS_FILE: Final = f"{OURS}/base_tensors.safetensors"
 _TENSORS, _HEADERS, _FILES = "tensors/", "headers/", "files/"
@@ -130,19 +131,24 @@ class _Part(NamedTuple):
     blocks: Iterator[memoryview]
 
 
-def write_base_parts(folder: Path, base: Path, changed: Collection[str]) -> None:
-    """Write `alignez/base_tensors.safetensors` into a result, before its manifest.
+def keep_base_parts(folder: Path, base: Path, written: Sequence[WrittenFile] | None) -> None:
+    """Write `alignez/base_tensors.safetensors` into a result, all of whose files at the top are there but the card.
 
     Args:
-        folder: the result, with all its other files but the card.
+        folder: the result.
         base: the base's folder.
-        changed: names of the tensors that are not the base's, byte for byte.
+        written: what was seen of the weight files; None where nothing of the base is to be kept: then what a killed
+            run kept goes.
 
     Raises:
         BadInputError: a file that cannot be read or written.
     """
+    if written is None:
+        (folder / BASE_TENSORS_FILE).unlink(missing_ok=True)
+        return
+    changed = {tensor.name for file in written for tensor in file.tensors}
     result, tensors = open_folder(folder), open_folder(base)
-    parts = [*_changed_tensors(result, tensors, frozenset(changed)), *_changed_headers(result, tensors)]
+    parts = [*_changed_tensors(result, tensors, changed), *_changed_headers(result, tensors)]
     parts.extend(
         _Part(f"{_FILES}{name}", "U8", (size,), size, _file_blocks(base / name))
         for name in _changed_files(folder, base, frozenset(tensors.files))
@@ -153,11 +159,6 @@ def write_base_parts(folder: Path, base: Path, changed: Collection[str]) -> None
         file.write(_head(parts))
         for part in parts:
             file.writelines(part.blocks)
-
-
-def bytes_of_base_parts(base: TensorFolder, changed: Collection[str]) -> int:
-    """About how many bytes the tensors take that `write_base_parts` keeps."""
-    return sum(base.entry(name).nbytes for name in changed if name in base)
 
 
 def _changed_tensors(result: TensorFolder, base: TensorFolder, changed: Collection[str]) -> Iterator[_Part]:

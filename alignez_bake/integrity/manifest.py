@@ -54,8 +54,8 @@ class TensorHashes:
     Attributes:
         file: where it lies.
         hash: of its bytes as they are stored.
-        base_hash: of the stored bytes of the base's tensor of this name, whatever its dtype and shape, since that is
-            what undoing the bake must give back; None where the base has none.
+        base_hash: of the stored bytes of the base's tensor of this name; None where the base has none, or has it in
+            another shape.
         rounding: how the exact values became the stored ones.
     """
 

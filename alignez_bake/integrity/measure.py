@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.integrity.folder_files import files_in
-from alignez_bake.integrity.hashing import DEFAULT, hash_file, hash_with_tensors
+from alignez_bake.integrity.hashing import DEFAULT, hash_file
 from alignez_bake.integrity.manifest import FileHashes, Manifest, TensorHashes
 from alignez_bake.progress import NoProgress
+from alignez_bake.streaming.journal import JOURNAL_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from alignez_bake.integrity.hashing import Algorithm
     from alignez_bake.integrity.manifest import Rounding, Way
     from alignez_bake.progress import Progress
-    from alignez_bake.safetensors_io.reader import TensorFolder
+    from alignez_bake.streaming.written import WrittenFile
 
 
 def manifest_of(
@@ -46,7 +47,8 @@ def manifest_of(
     known = known or Manifest(algorithm=algorithm)
     if known.algorithm != algorithm:
         raise ValueError(f"known hashes are {known.algorithm}, asked for is {algorithm}")
-    names = files_in(folder)
+    # The journal goes when the result takes its place.
+    names = [name for name in files_in(folder) if name != f"{OURS}/{JOURNAL_FILE}"]
     for name, entry in known.files.items():
         if name not in names or (folder / name).stat().st_size != entry.size:
             raise ValueError(f"{folder / name} is not as its entry says: {entry.size} bytes")
@@ -58,44 +60,22 @@ def manifest_of(
     return Manifest(files, dict(known.tensors), algorithm)
 
 
-def weights_manifest(
-    result: TensorFolder,
-    base: TensorFolder,
-    changed: Collection[str],
-    *,
-    rounding: Rounding = "nearest",
-    algorithm: Algorithm = DEFAULT,
-    progress: Progress | None = None,
+def manifest_of_weights(
+    written: Sequence[WrittenFile], *, rounding: Rounding = "nearest", algorithm: Algorithm = DEFAULT
 ) -> Manifest:
-    """The entries of weight files and of changed tensors, each file read once.
+    """The entries of weight files and of edited and added tensors, as they were hashed while they were written.
 
     Args:
-        result: what was written.
-        base: the base's tensors.
-        changed: names of the tensors that are not the base's, byte for byte; those that only the base has are left out.
-        rounding: of the edited ones.
-        algorithm: of all hashes.
-        progress: counts files.
-
-    Raises:
-        BadInputError: a file changed or cannot be read.
+        written: what the stream saw.
+        rounding: of the edited tensors.
+        algorithm: of the hashes.
     """
-    wanted = frozenset(changed)
-    of_base: dict[str, str] = {}
-    base_files: dict[str, str] = {}
-    files: dict[str, FileHashes] = {}
-    tensors: dict[str, TensorHashes] = {}
-    with (progress or NoProgress()).task("hashing weights", len(base.files) + len(result.files)) as advance:
-        for file in base.files:
-            _, base_files[file], found = hash_with_tensors(base.header(file), wanted, algorithm)
-            of_base.update(found)
-            advance()
-        for file in result.files:
-            size, whole, found = hash_with_tensors(result.header(file), wanted, algorithm)
-            base_hash = base_files.get(file)
-            files[file] = FileHashes(size, whole, base_hash, "copied" if whole == base_hash else "written")
-            tensors.update({name: TensorHashes(file, it, of_base.get(name), rounding) for name, it in found.items()})
-            advance()
+    files = {file.name: FileHashes(file.size, file.hash, file.base_hash, file.way) for file in written}
+    tensors = {
+        tensor.name: TensorHashes(file.name, tensor.hash, tensor.base_hash, rounding)
+        for file in written
+        for tensor in file.tensors
+    }
     return Manifest(files, tensors, algorithm)
 
 

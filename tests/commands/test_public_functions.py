@@ -25,5 +25,17 @@ def test_the_steps_run_from_python_with_paths_as_text(tmp_path, tiny_folder):
 
 def test_importing_a_subpackage_hides_no_function():
     importlib.import_module("alignez_bake.preference_pairs.filters")
-    for name in ("align", "bake", "bake_onnx", "compare", "explain", "fit", "inspect", "pairs", "push", "verify"):
+    for name in (
+        "align",
+        "bake",
+        "bake_onnx",
+        "compare",
+        "explain",
+        "fit",
+        "inspect",
+        "pairs",
+        "push",
+        "restore",
+        "verify",
+    ):
         assert callable(getattr(alignez_bake, name))

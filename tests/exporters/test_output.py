@@ -16,7 +16,14 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.safetensors_io.writer import write_tensors
 from tests.baking import command, contents, plan_for, rewrite_names
 
-OURS = {"alignez", "alignez/alignez.json", "alignez/certificate.json", "alignez/edits.safetensors", "README.md"}
+OURS = {
+    "alignez/manifest.json",
+    "alignez",
+    "alignez/alignez.json",
+    "alignez/certificate.json",
+    "alignez/edits.safetensors",
+    "README.md",
+}
 
 
 @pytest.fixture
