@@ -65,6 +65,7 @@ def bake_command(
     require_fold: options.RequireFold = False,
     linearise: options.Linearise = False,
     refit_block: options.RefitBlock = False,
+    reversible: options.Reversible = False,
     push: options.Push = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
@@ -88,6 +89,7 @@ def bake_command(
             "--int8": int8,
             "--linearise": linearise,
             "--refit-block": refit_block,
+            "--reversible": reversible,
         }
         check_patch_options([option for option, is_given in given.items() if is_given])
         bake_into_graph(
@@ -130,6 +132,7 @@ def bake_command(
         require_fold=require_fold,
         linearise=linearise,
         refit_block=refit_block,
+        reversible=reversible,
         batch_size=batch_size,
         allow_other_base=allow_other_base,
         device=resolved_device(device) if runs else device,

@@ -150,6 +150,13 @@ ExternalData = Annotated[
 Optimize = Annotated[bool, typer.Option("--optimize", help="Graph: fuse operators, which ONNX Runtime runs faster.")]
 Int4 = Annotated[bool, typer.Option("--int4", help="Graph: weights of 4 bits, quantised after the edits are folded.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Graph: weights of 8 bits, quantised after the edits are folded.")]
+Reversible = Annotated[
+    bool,
+    typer.Option(
+        "--reversible",
+        help="Keep the base's edited tensors in OUT/alignez/, so that `alignez-bake restore OUT` needs no base.",
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, ...; auto: cuda if there, else cpu.")
 ]

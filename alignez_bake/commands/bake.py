@@ -18,7 +18,7 @@ from alignez_bake.exporters.output_folder import OURS, check_output, check_space
 from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named, formats_that_carry
 from alignez_bake.hub.download import base_folder, edits_file, hub_name
-from alignez_bake.integrity.base_parts import keep_base_parts
+from alignez_bake.integrity.base_parts import bytes_of_base_parts, keep_base_parts
 from alignez_bake.integrity.hashing import DEFAULT, checked_algorithm
 from alignez_bake.integrity.measure import manifest_of_weights
 from alignez_bake.lowering.lower import lower
@@ -198,7 +198,8 @@ def bake(
         )
         plan = refit.plan
     lowering = decided(plan)
-    check_space(out, exporter.bytes_needed(base, lowering, settings) + SPARE_BYTES)
+    kept = bytes_of_base_parts(base, lowering, dtype) if reversible else 0
+    check_space(out, exporter.bytes_needed(base, lowering, settings) + kept + SPARE_BYTES)
     if dry_run:
         return BakeResult(out, (), lowering, (), refit)
     if not exporter.streams:

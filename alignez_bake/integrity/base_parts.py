@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
+    from alignez_bake.lowering.decide import Lowering
+    from alignez_bake.model_folder import ModelFolder
     from alignez_bake.safetensors_io.header import TensorEntry
     from alignez_bake.safetensors_io.reader import TensorFolder
     from alignez_bake.streaming.written import WrittenFile
@@ -159,6 +161,27 @@ def keep_base_parts(folder: Path, base: Path, written: Sequence[WrittenFile] | N
         file.write(_head(parts))
         for part in parts:
             file.writelines(part.blocks)
+
+
+def bytes_of_base_parts(base: ModelFolder, lowering: Lowering, dtype: str | None) -> int:
+    """At most how many bytes `keep_base_parts` will write.
+
+    Args:
+        base: the base.
+        lowering: what is done to it.
+        dtype: of the result's tensors; the stored dtypes where None.
+    """
+    tensors = base.tensors
+    # Another dtype or more room changes nearly all tensors.
+    names = set(tensors) if dtype is not None or lowering.home is not base else _edited_names(lowering)
+    heads = sum(len(tensors.header(file).header_bytes) for file in tensors.files)
+    return sum(tensors.entry(name).nbytes for name in names) + heads
+
+
+def _edited_names(lowering: Lowering) -> set[str]:
+    """The tensors that folds change."""
+    slots = [fold.slot for fold in lowering.folds]
+    return {name for slot in slots for name in (*slot.weights, slot.bias) if name is not None}
 
 
 def _changed_tensors(result: TensorFolder, base: TensorFolder, changed: Collection[str]) -> Iterator[_Part]:

@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from alignez_bake.exporters.registry import exporter_named
 
 from alignez_bake.commands.bake import bake
 from alignez_bake.commands.restore import restore
 from alignez_bake.commands.verify import verify
+from alignez_bake.edit_file import write_edits
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.integrity import swap
-from alignez_bake.integrity.base_parts import BASE_TENSORS_FILE
+from alignez_bake.integrity.base_parts import BASE_TENSORS_FILE, bytes_of_base_parts
+from alignez_bake.lowering.lower import lower
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.report.record import read_result_edits
 from alignez_bake.safetensors_io.reader import open_folder
 from tests.baking import command, contents, flipped, nothing_written, plan_for, replace_tensors
 from tests.commands.small_bakes import edits_at, routes, small_base
@@ -351,3 +356,26 @@ def test_a_terminal_is_asked_and_no_is_no(copy, made, monkeypatch, capsys):
 def test_reversible_is_for_checkpoints(made, tmp_path):
     with pytest.raises(BadInputError, match="--reversible is for --as checkpoint"):
         bake(made / "base", plan_for(made / "base"), tmp_path / "out", artefact="edits", reversible=True)
+
+
+def test_reversible_on_the_command_line(made, tmp_path):
+    write_edits(plan_for(made / "base"), tmp_path / "edits.safetensors")
+    edits = ("--edits", tmp_path / "edits.safetensors", "--out", tmp_path / "out", "--reversible")
+    assert command("bake", "--model", made / "base", *edits) == 0
+    assert (
+        contents(tmp_path / "out" / "alignez")["base_tensors.safetensors"]
+        == contents(made / "kept" / "alignez")["base_tensors.safetensors"]
+    )
+
+
+@pytest.mark.parametrize("where", ["made", "grown"])
+def test_there_is_room_for_what_is_kept(where, request):
+    """What the space is checked for holds the file that is written."""
+    folder = request.getfixturevalue(where)
+    base, plan = open_model_folder(folder / "base"), read_result_edits(folder / "kept")
+    lowering = lower(plan, base, exporter_named("checkpoint"), code=True)
+    kept = (folder / "kept" / BASE_TENSORS_FILE).stat().st_size
+    everything = sum(base.tensors.entry(name).nbytes for name in base.tensors)
+    assert kept <= bytes_of_base_parts(base, lowering, None)
+    assert bytes_of_base_parts(base, lowering, "float32") >= everything
+    assert (bytes_of_base_parts(base, lowering, None) < everything) == (where == "made")
