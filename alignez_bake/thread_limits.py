@@ -17,20 +17,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _VARIABLE: Final = "OMP_NUM_THREADS"
+# A worker's blocks take some 30 MB, so a bake stays below 450 MB on a machine of any number of cores.
+MOST_WORKERS: Final = 12
 
 
 def worker_count() -> int:
     """Number of threads that may compute at the same time, at least 1.
 
     The least of: the cores that the process may be scheduled on, the processor time that its control groups grant
-    it (rounded up to whole cores), and OMP_NUM_THREADS, where it is set. A container that is given two cores of 64
-    gets two workers: more would only wait for each other, and each holds blocks in memory.
+    it (rounded up to whole cores), OMP_NUM_THREADS, where it is set, and `MOST_WORKERS`. A container that is given two
+    cores of 64 gets two workers: more would only wait for each other, and each holds blocks in memory.
 
     Raises:
         BadInputError: OMP_NUM_THREADS is no positive number.
     """
     limits = [_cores(), _control_group_limit(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")), _asked(os.environ)]
-    return min(limit for limit in limits if limit is not None)
+    return min(MOST_WORKERS, *(limit for limit in limits if limit is not None))
 
 
 @contextmanager

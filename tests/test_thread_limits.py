@@ -37,6 +37,13 @@ def test_the_environment_can_only_lower_it(eight_cores, monkeypatch, text, count
     assert worker_count() == count
 
 
+def test_memory_bounds_it_on_a_large_machine(eight_cores, monkeypatch):
+    monkeypatch.setattr(thread_limits, "_cores", lambda: 192)
+    assert worker_count() == thread_limits.MOST_WORKERS
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    assert worker_count() == thread_limits.MOST_WORKERS
+
+
 @pytest.mark.parametrize("text", ["0", "-2", "two", "1.5", "²", ",2"])
 def test_a_value_that_is_no_number_is_refused(eight_cores, monkeypatch, text):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
