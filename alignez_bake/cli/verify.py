@@ -84,4 +84,6 @@ def _checked(level: str | None) -> VerifyLevel | None:
     Raises:
         BadInputError: none of the three.
     """
-    return level if level is None or level == "manifest" else check_level(level, "--level")
+    if level is None:
+        return None
+    return "manifest" if level == "manifest" else check_level(level, "--level")

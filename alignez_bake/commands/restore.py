@@ -83,17 +83,17 @@ def restore(out: str | Path, base: str | Path | None = None, *, progress: Progre
     _check_files(out, manifest)
     result, parts = open_folder(out), _base_parts(out, base)
     plan = plan_files(result, manifest, parts)
-    new = sum(manifest.files[file.name].size for file in plan if file.way != "kept")
-    check_space(out, new)
+    check_space(out, sum(manifest.files[file.name].size for file in plan if file.own is None))
+    files = []
     with staged_output(out) as staging:
         with (progress or NoProgress()).task("restoring files", len(plan)) as advance:
             for file in plan:
-                make_file(file, result, manifest, parts, staging / file.name)
+                files.append((file.name, make_file(file, result, manifest, parts, staging / file.name)))
                 advance()
         shutil.copymode(out, staging)
         # A kill from here on leaves the old folder beside OUT, for the next run to remove.
         shutil.rmtree(swap_folders(staging, out))
-    return RestoreResult(out, str(parts), tuple((file.name, file.way) for file in plan), left_out)
+    return RestoreResult(out, str(parts), tuple(files), left_out)
 
 
 def _check_restorable(out: Path) -> tuple[tuple[str, str], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from alignez_bake.errors import BadInputError, CheckFailedError
@@ -29,25 +30,23 @@ _CANNOT_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.E
 
 
 class RestoredFile(NamedTuple):
-    """One file of the base, and how it is made.
+    """One file of the base.
 
     Attributes:
         name: in the base.
         hash: what it must have.
-        way: see `RestoredWay`.
-        source: of a kept file its name in the result.
+        own: name of the result's file that had this hash when it was baked, or None.
     """
 
     name: str
     hash: str
-    way: RestoredWay
-    source: str
+    own: str | None
 
 
 def plan_files(result: TensorFolder, manifest: Manifest, parts: BaseParts) -> list[RestoredFile]:
-    """How each of the base's files is made.
+    """The base's files, each of which the result or the parts have something of.
 
-    A kept file is found by its hash, so that the base's model card comes back from `alignez/base_README.md`.
+    What the result has is found by its hash, so that the base's model card comes back from `alignez/base_README.md`.
 
     Args:
         result: the baked model's tensors.
@@ -57,30 +56,25 @@ def plan_files(result: TensorFolder, manifest: Manifest, parts: BaseParts) -> li
     Raises:
         BadInputError: a file that neither the result nor the parts hold.
     """
-    own = {entry.hash: name for name, entry in reversed(manifest.files.items())}
-    plan: list[RestoredFile] = []
-    for name, entry in manifest.files.items():
-        wanted = entry.base_hash
-        if wanted is None:
-            continue
-        way: RestoredWay
-        if wanted in own:
-            way = "kept"
-        elif name in result.files:
-            way = "rebuilt"
-        elif parts.file(name) is not None:
-            way = "taken"
-        else:
+    own = {entry.hash: name for name, entry in manifest.files.items() if (result.path / name).is_file()}
+    plan = [
+        RestoredFile(name, entry.base_hash, own.get(entry.base_hash))
+        for name, entry in manifest.files.items()
+        if entry.base_hash is not None
+    ]
+    for file in plan:
+        if file.own is None and file.name not in result.files and parts.file(file.name) is None:
             raise BadInputError(
-                f"{name} of the base of {result.path} is not in {parts}: name the base that it was made from with "
+                f"{file.name} of the base of {result.path} is not in {parts}: name the base that it was made from with "
                 "--base BASE"
             )
-        plan.append(RestoredFile(name, wanted, way, own.get(wanted, name)))
     return plan
 
 
-def make_file(file: RestoredFile, result: TensorFolder, manifest: Manifest, parts: BaseParts, target: Path) -> None:
-    """Make one of the base's files, and prove it by its hash.
+def make_file(
+    file: RestoredFile, result: TensorFolder, manifest: Manifest, parts: BaseParts, target: Path
+) -> RestoredWay:
+    """Make one of the base's files: the first of the ways that gives its hash.
 
     The result and the base are only read: a kept file is another name of the same bytes, all others are new.
 
@@ -91,45 +85,46 @@ def make_file(file: RestoredFile, result: TensorFolder, manifest: Manifest, part
         parts: of the base.
         target: the file to make; it does not exist.
 
+    Returns:
+        How it was made.
+
     Raises:
-        BadInputError: a part that is not there.
-        CheckFailedError: what was made is not the base's file: result or base changed since the bake.
+        CheckFailedError: no way gives the base's file: something changed since the bake.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if file.way == "kept":
-        found = hash_file(result.path / file.source, manifest.algorithm)[1]
-        _check(file, found, result.path / file.source)
-        _link(result.path / file.source, target)
-        return
-    blocks = parts.file(file.name) if file.way == "taken" else _rebuilt(file.name, result, manifest, parts)
-    assert blocks is not None
-    _check(file, _write(blocks, target, manifest.algorithm), f"{result.path} and {parts}")
+    if file.own is not None and hash_file(result.path / file.own, manifest.algorithm)[1] == file.hash:
+        _link(result.path / file.own, target)
+        return "kept"
+    rebuilt = _rebuilt(file.name, result, manifest, parts) if file.name in result.files else None
+    ways: tuple[tuple[RestoredWay, Iterator[memoryview] | None], ...] = (
+        ("rebuilt", rebuilt),
+        ("taken", parts.file(file.name)),
+    )
+    for way, blocks in ways:
+        if blocks is not None and _write(blocks, target, manifest.algorithm) == file.hash:
+            return way
+    raise CheckFailedError(
+        f"{file.name} cannot be restored: neither {result.path} nor {parts} gives a file of the base's hash, so "
+        "something changed since the bake; nothing was done, and `alignez-bake verify` says what changed"
+    )
 
 
-def _check(file: RestoredFile, found: str, source: object) -> None:
-    if found != file.hash:
-        raise CheckFailedError(
-            f"{file.name} from {source} is not the base's, by its hash: something changed since the bake, and nothing "
-            "was restored; `alignez-bake verify` says what"
-        )
+def _rebuilt(name: str, result: TensorFolder, manifest: Manifest, parts: BaseParts) -> Iterator[memoryview] | None:
+    """The bytes of a weight file: the base's header, and each tensor from where its bytes are the base's.
 
-
-def _rebuilt(name: str, result: TensorFolder, manifest: Manifest, parts: BaseParts) -> Iterator[memoryview]:
-    """The bytes of a weight file: the base's header, and each tensor from where its bytes are the base's."""
+    Returns:
+        The blocks; None where a tensor of the base is in neither.
+    """
     head = parts.header(name) or result.header(name).header_bytes
-    yield memoryview(len(head).to_bytes(8, "little") + head)
+    tensors: list[Iterator[memoryview]] = []
     for tensor, described in _described(head, f"header of {name} in {parts}"):
         own = result.entry(tensor) if tensor in result else None
-        if own is not None and tensor not in manifest.tensors and (own.dtype, list(own.shape)) == described:
-            yield from result.iter_blocks(tensor)
-            continue
-        blocks = parts.tensor(tensor)
+        same = own is not None and tensor not in manifest.tensors and (own.dtype, list(own.shape)) == described
+        blocks = result.iter_blocks(tensor) if same else parts.tensor(tensor)
         if blocks is None:
-            raise BadInputError(
-                f"{parts} has no tensor {shown(tensor)}, which {name} of the base had: name the base that the result "
-                "was made from with --base BASE"
-            )
-        yield from blocks
+            return None
+        tensors.append(blocks)
+    return chain([memoryview(len(head).to_bytes(8, "little") + head)], *tensors)
 
 
 def _described(head: bytes, place: str) -> list[tuple[str, tuple[object, object]]]:

@@ -221,26 +221,45 @@ CHANGED = {
 
 @pytest.mark.parametrize("case", CHANGED)
 def test_what_changed_since_the_bake_is_not_passed_for_the_base(case, copy, made):
-    out = copy("out")
+    out = copy("kept")
     CHANGED[case](out)
-    with nothing_written(out.parent), pytest.raises(CheckFailedError, match="is not the base's, by its hash"):
-        restore(out, made / "base")
+    with nothing_written(out.parent), pytest.raises(CheckFailedError, match="gives a file of the base's hash"):
+        restore(out)
     assert verify(out, made / "base", level="manifest").verdict == "failed"
+    # The base itself has it.
+    assert "taken" in dict(restore(out, made / "base").files).values()
+    assert contents(out) == contents(made / "base")
 
 
-def test_a_base_that_changed_in_the_middle_of_a_tensor_is_found(copy, made, tmp_path):
-    """Its fingerprint holds the edges of each tensor alone; the hash of the file holds all."""
+def test_what_the_hub_writes_anew_comes_from_the_base(made, tmp_path):
     base = shutil.copytree(made / "base", tmp_path / "base")
-    out = copy("out")
+    for name in (".gitattributes", ".mailmap"):
+        (base / name).write_text(f"{name} of the base")
+    bake(base, plan_for(base), tmp_path / "out")
+    (tmp_path / "out" / ".gitattributes").write_text("the hub's")
+    (tmp_path / "out" / ".mailmap").unlink()
+    assert dict(restore(tmp_path / "out", base).files)[".mailmap"] == "taken"
+    assert contents(tmp_path / "out") == contents(base)
 
-    def middle(name, values):
-        changed = values.copy()
-        changed.reshape(-1)[changed.size // 2] += 1
-        return changed if "o_proj" in name else None
 
-    replace_tensors(base, middle)
-    with nothing_written(out.parent), pytest.raises((CheckFailedError, BadInputError)):
-        restore(out, base)
+def test_what_was_kept_and_changed_is_not_passed_for_the_base(copy):
+    out = copy("kept")
+    data = bytearray((out / BASE_TENSORS_FILE).read_bytes())
+    data[-1] ^= 1
+    (out / BASE_TENSORS_FILE).write_bytes(data)
+    with nothing_written(out.parent), pytest.raises(CheckFailedError, match="gives a file of the base's hash"):
+        restore(out)
+
+
+def test_a_base_that_changed_where_its_fingerprint_does_not_look_is_found(grown, tmp_path):
+    shutil.copytree(grown, tmp_path / "all")
+    config = tmp_path / "all" / "base" / "tokenizer_config.json"
+    config.write_text(config.read_text() + " ")
+    with (
+        nothing_written(tmp_path),
+        pytest.raises(CheckFailedError, match=r"tokenizer_config\.json cannot be restored"),
+    ):
+        restore(tmp_path / "all" / "out", tmp_path / "all" / "base")
 
 
 # Killed --------------------------------------------------------------------------------------------------------------
