@@ -53,7 +53,7 @@ class LogitsUnder:
         self._texts = texts_of(lm, world)
 
     def __call__(self, weights: Mapping[str, NDArray[np.float32]]) -> torch.Tensor:
-        """Log-probabilities [tokens, vocabulary], float64, with those weights, by module path, in place of the base's."""
+        """Log-probabilities [tokens, vocabulary], float64; by module path the weights in place of the base's."""
         with torch.inference_mode(), self._with(weights):
             logits = torch.cat([self._model(ids).logits[0] for ids in self._texts])
             return logits.double().log_softmax(dim=-1)

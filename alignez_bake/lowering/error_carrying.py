@@ -51,9 +51,9 @@ class _Neighbours(NamedTuple):
 
     Attributes:
         nearest: bits of the nearest ones.
-        other: bits of the others; those of the nearest where the value is exact or the other one is not finite.
-        error: e, exact less nearest, in the dtype of the arithmetic; 0 where the nearest is not finite.
-        step: d, other less nearest; 0 where they are the same.
+        other: bits of the others; those of the nearest where the value is exact.
+        error: e, exact less nearest, in the dtype of the arithmetic.
+        step: d, other less nearest; 0 where they are the same or not both are finite, so that nothing is gained there.
     """
 
     nearest: NDArray[np.unsignedinteger[Any]]
@@ -86,13 +86,14 @@ def carried_rows(exact: NDArray[Any], change: NDArray[Any], dtype: np.dtype[Any]
 def _carried(exact: NDArray[Any], change: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     nearest, other, error, step = _neighbours(exact, dtype)
     lost = _row_sums(error * change)
-    towards = change * np.sign(lost)[:, None]
-    gains = step * towards
+    gains = step * change
+    gains *= np.sign(lost)[:, None]
     np.maximum(gains, 0, out=gains)
-    # d / 2 - e has the sign of d and the size m, so the quotient is τ where turning the value gains something.
+    # The size of d / 2 - e is m; what gains nothing has a τ as well, which nobody asks for.
     step *= 0.5
     step -= error
-    step /= towards
+    step /= change
+    np.abs(step, out=step)
     keys = (step.astype(np.float32, copy=False).view(np.uint32) >> _KEY_SHIFT).astype(np.uint16)
     turned = keys < _bounds(keys, gains, np.abs(lost))
     turned &= gains > 0
@@ -122,11 +123,7 @@ def _neighbours(exact: NDArray[Any], dtype: np.dtype[Any]) -> _Neighbours:
     other += bits
     step = other.view(dtype).astype(exact.dtype)
     step -= nearest
-    lacking = ~np.isfinite(step)
-    if lacking.any():
-        step[lacking] = 0
-        other[lacking] = bits[lacking]
-        error[~np.isfinite(error)] = 0
+    step[~np.isfinite(step)] = 0
     return _Neighbours(bits, other, error, step)
 
 
@@ -137,7 +134,7 @@ def _bounds(keys: NDArray[np.uint16], gains: NDArray[Any], wanted: NDArray[Any])
     bound lies can be halved, and where it begins changes nothing.
 
     Args:
-        keys: of the values [n, columns]; those above `_LAST_KEY` gain nothing.
+        keys: of the values [n, columns]; those above `_LAST_KEY` belong to values without a change.
         gains: of the values, at least 0.
         wanted: of each row [n], at least 0.
 

@@ -110,8 +110,8 @@ def test_a_value_on_the_grid_has_no_neighbour_but_itself(dtype):
 
 
 def test_what_is_not_finite_is_no_neighbour():
-    stored = np.array([np.inf, -np.inf, np.nan, 1.0, 1.0], BF16)
-    assert not is_neighbour(np.array([np.inf, -np.inf, np.nan, np.inf, np.nan]), stored).any()
+    stored = np.array([np.inf, -np.inf, np.nan, 1.0, 1.0, np.inf], BF16)
+    assert not is_neighbour(np.array([np.inf, -np.inf, np.nan, np.inf, np.nan, 1e39]), stored).any()
 
 
 def test_a_tolerance_admits_as_much_as_it_says():
@@ -240,6 +240,35 @@ def test_carrying_never_overflows(dtype):
         change = sign * np.array([[step, -step, step, 1e-9]])
         stored = round_rows(exact, dtype, change=change).astype(np.float64)
         assert stored.tolist() == [[largest, -largest, largest, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_a_value_that_could_only_overflow_is_as_if_it_were_not_there(dtype):
+    _, change, exact = rows_on_grid(dtype, relative=3e-2)
+    largest = float(all_values(dtype)[-1])
+    beyond = largest + 0.4 * (largest - float(all_values(dtype)[-2]))
+    wider = np.insert(exact.astype(np.float64), 7, beyond, axis=1), np.insert(change.astype(np.float64), 7, 0, axis=1)
+    alone = round_rows(exact.astype(np.float64), dtype, change=change.astype(np.float64))
+    assert (alone != cast_once(exact, dtype)).any(axis=1).all(), "nothing was carried"
+    stored = round_rows(wider[0], dtype, change=wider[1])
+    assert (stored[:, 7].astype(np.float64) == largest).all()
+    others = np.delete(stored.astype(np.float64), 7, axis=1)
+    # Sums over one more zero may be added in another order, and move a threshold by a value.
+    assert (others != alone.astype(np.float64)).sum(axis=1).max() <= 2
+
+
+def test_a_tie_is_turned_only_where_it_helps():
+    """Values in the middle cost nothing to turn, so those on the wrong side would be the first to be turned."""
+    spacing = 2.0**-7
+    middle = 1 + spacing / 2  # to nearest, ties to even: 1
+    lost = 0.1 * spacing
+    for sign in (1.0, -1.0):
+        exact = sign * np.array([[middle, middle, *[1 + lost] * 8]])
+        change = sign * np.array([[1e-3 * spacing, -1e-3 * spacing, *[lost] * 8]])
+        stored = round_rows(exact, BF16, change=change).astype(np.float64)
+        assert sign * stored[0, 0] == 1 + spacing
+        assert sign * stored[0, 1] == 1
+        assert (sign * stored[0, 2:]).tolist().count(1 + spacing) in {0, 8}
 
 
 def test_what_nearest_overflows_stays_infinite_and_harms_no_other_row():
