@@ -105,7 +105,8 @@ def open_model_folder(path: Path) -> ModelFolder:
             f"{path}/config.json has architectures = {shown(classes)}: it must be a list of class names"
         )
     if classes and not any(str(name).endswith(_CAUSAL_SUFFIXES) for name in classes):
-        found = ", ".join(name if isinstance(name, str) and name.isidentifier() else shown(name) for name in classes)
+        plain = all(isinstance(name, str) and name.isidentifier() and len(name) <= 100 for name in classes)
+        found = ", ".join(classes) if plain else shown(classes)
         raise BadInputError(f"{path} has no causal language-model head: its class is {found}")
     try:
         architecture = architecture_for(config)

@@ -121,7 +121,7 @@ def test_a_model_without_causal_head_is_refused_by_its_class(folder, name):
 
 def test_names_of_classes_are_told_in_one_line(folder):
     change_config(folder, architectures=["Llama\nModel", None])
-    with pytest.raises(BadInputError, match=r"its class is 'Llama\\nModel', None$"):
+    with pytest.raises(BadInputError, match=r"its class is \['Llama\\nModel', None\]$"):
         open_model_folder(folder)
 
 

@@ -212,8 +212,11 @@ def _entry(name: str, value: object, place: str) -> TensorEntry:
         raise BadInputError(
             f"{where} has shape {shown(shape)}: it must be a list of at most {MAX_DIMENSIONS} integers, none negative"
         )
-    if not _are_sizes(offsets) or len(offsets) != 2:
-        raise BadInputError(f"{where} has data_offsets {shown(offsets)}: they must be two integers, none negative")
+    if not _are_sizes(offsets) or len(offsets) != 2 or max(offsets) > _MAX_INT64:
+        raise BadInputError(
+            f"{where} has data_offsets {shown(offsets)}: they must be two integers, none negative or beyond "
+            f"{_MAX_INT64}"
+        )
     begin, end = offsets
     bits = BY_NAME[dtype].bits
     # Zeros left out: numpy counts like this when it checks what an array may hold.

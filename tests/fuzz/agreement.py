@@ -19,3 +19,8 @@ def assert_names(error, path):
     message = str(error)
     assert str(path) in message
     assert message.isprintable()
+
+
+def assert_short(error, path):
+    """An error is not as long as a file would have it."""
+    assert len(str(error)) < 1000 + 2 * len(str(path))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 SHORT = 200
-LONG = 20_000  # of each property
+LONG = 10_000  # of each property
 
 SHORT_AND_LONG = pytest.mark.parametrize("examples", [SHORT, pytest.param(LONG, marks=pytest.mark.sweep)])
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alignez_bake.safetensors_io.dtypes import BY_NAME
 from alignez_bake.site import LEGAL_READS, SITE_KINDS
-from tests.fuzz.json_trees import HOSTILE, Members, mutate, text_of, tree_of
+from tests.fuzz.json_trees import HOSTILE, INTEGERS, Members, mutate, text_of, tree_of
 
 LENGTHS = st.sampled_from([0, 1, 7, 8, 2**31, 10**8, 10**8 + 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1])
 NAMES = st.text('abc.\u00e9"\\', max_size=6)
@@ -24,6 +24,11 @@ class Made:
 
     data: bytes
     sound: bool
+
+
+def file_bytes(text, data=b"", length=None):
+    """A safetensors file of these parts; `length` overrides the header's true one."""
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
 @st.composite
@@ -49,10 +54,10 @@ def safetensors_files(draw, tree, data, *, sound=True):
         for _ in range(draw(st.integers(1, 3))):
             mutate(draw, tree)
     text = text_of(tree) + b" " * draw(st.integers(0, 9))
-    length = len(text)
+    length = None
     if damage == "length":
-        length = draw(LENGTHS | st.integers(-9, 9).map(lambda change: max(length + change, 0)))
-    whole = struct.pack("<Q", length) + text + data
+        length = draw(LENGTHS | st.integers(-9, 9).map(lambda change: max(len(text) + change, 0)))
+    whole = file_bytes(text, data, length)
     return Made(draw(damaged_bytes(whole)) if damage == "bytes" else whole, sound and damage == "none")
 
 
@@ -70,20 +75,46 @@ def entries(draw, *, dtypes=tuple(WHOLE_BYTES), names=NAMES, least=0):
 
 
 @st.composite
+def moved_entries(draw, header):
+    """The same tensors, one of them elsewhere or of another size, as if the file were so: each by itself is sound."""
+    name = draw(st.sampled_from(sorted(header)))
+    tensor = header[name]
+    begin, end = tensor["data_offsets"]
+    what = draw(st.sampled_from(["shift", "shift", "onto another", "grow", "huge and empty"]))
+    if what == "shift":
+        by = draw(st.sampled_from([-3, -2, -1, 1, 2, 3, 2**31, 2**32, 2**62, 2**63, 2**64, 10**4299]))
+        return header | {name: tensor | {"data_offsets": [begin + by, end + by]}}
+    if what == "onto another":
+        other = header[draw(st.sampled_from(sorted(header)))]
+        return header | {name: other | {"shape": [*other["shape"], 1]}, "again": other}
+    if what == "huge and empty":
+        shape = draw(st.permutations([0, draw(INTEGERS), draw(st.sampled_from([1, 2**31, 2**62]))]))
+        return header | {"empty": {"dtype": "U8", "shape": shape, "data_offsets": [end, end]}}
+    size = draw(st.sampled_from([1, 5, 2**31, 2**40, 2**62, 2**63 - 1]))
+    return header | {name: {"dtype": "U8", "shape": [size], "data_offsets": [begin, begin + size]}}
+
+
+@st.composite
 def header_files(draw):
     """Files of any tensors, with or without metadata, tensors in any order of the text."""
     header, data = draw(entries())
+    moved = bool(header) and draw(st.integers(0, 3)) == 3
+    if moved:
+        header = draw(moved_entries(header))
     items = list(draw(st.permutations(list(header.items()))))
     if draw(st.booleans()):
         items.append(("__metadata__", draw(st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2))))
-    return draw(safetensors_files(tree_of(dict(items)), data))
+    tree = tree_of(dict(items))
+    if moved:
+        return Made(file_bytes(text_of(tree), data), sound=False)
+    return draw(safetensors_files(tree, data))
 
 
 ANY_BYTES = st.one_of(
     st.binary(max_size=200),
-    st.builds(lambda text, rest: struct.pack("<Q", len(text)) + text + rest, st.binary(max_size=200), st.binary()),
-    st.builds(lambda length, rest: struct.pack("<Q", length) + rest, LENGTHS, st.binary(max_size=64)),
-    HOSTILE.map(lambda tree: struct.pack("<Q", len(text_of(tree))) + text_of(tree)),
+    st.builds(file_bytes, st.binary(max_size=200), st.binary(max_size=20)),
+    st.builds(file_bytes, st.binary(max_size=64), length=LENGTHS),
+    HOSTILE.map(text_of).map(file_bytes),
 )
 
 
@@ -156,8 +187,7 @@ def edit_files(draw):
     whole = Members([["__metadata__", Members([["alignez", text]])], *tree_of(header)])
     if damage == "file":
         return draw(safetensors_files(whole, data))
-    raw = text_of(whole)
-    return Made(struct.pack("<Q", len(raw)) + raw + data, sound=damage == "none")
+    return Made(file_bytes(text_of(whole), data), sound=damage == "none")
 
 
 SHARDS = ("model-1.safetensors", "model-2.safetensors")
@@ -201,8 +231,7 @@ def index_folders(draw):
         names = st.sampled_from([f"{number}.{name}" for name in ("weight", "bias", "\u00e9")])
         header, data = draw(entries(names=names, least=1))
         made = draw(safetensors_files(tree_of(header), data)) if damage == "shard" else None
-        text = text_of(tree_of(header))
-        shards[file] = made.data if made else struct.pack("<Q", len(text)) + text + data
+        shards[file] = made.data if made else file_bytes(text_of(tree_of(header)), data)
         weight_map |= dict.fromkeys(header, file)
     if damage == "names":
         weight_map[draw(st.sampled_from(sorted(weight_map)) | st.text(max_size=2))] = draw(FILE_NAMES)
@@ -242,13 +271,16 @@ def configs(draw):
     damage = draw(st.sampled_from(["none", "values", "values", "values", "bytes"]))
     tree = tree_of(LLAMA)
     if damage == "values":
+        values = {name: tree_of(value) for name, value in LLAMA.items()}
         if draw(st.booleans()):
-            tree[0] = ["model_type", draw(st.sampled_from(MODEL_TYPES))]
+            values["model_type"] = draw(st.sampled_from(MODEL_TYPES))
+            values["n_layer"] = 1
         for name in draw(st.lists(st.sampled_from(READ_ENTRIES), max_size=2)):
             hostile = draw(HOSTILE)
             wrapped = Members([["quant_method", hostile]]) if name == "quantization_config" else [hostile]
-            tree.append([name, draw(st.sampled_from([hostile, wrapped]))])
-        if draw(st.booleans()):
+            values[name] = draw(st.sampled_from([hostile, wrapped]))
+        tree = Members([name, value] for name, value in values.items())
+        if draw(st.integers(0, 3)) == 3:
             mutate(draw, tree)
     text = text_of(tree)
     if damage == "bytes":

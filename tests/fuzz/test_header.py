@@ -10,7 +10,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.dtypes import BY_NAME
 from alignez_bake.safetensors_io.file_access import iter_range, read_tensor
 from alignez_bake.safetensors_io.header import read_header
-from tests.fuzz.agreement import assert_names, library_tensors
+from tests.fuzz.agreement import assert_names, assert_short, library_tensors
 from tests.fuzz.running import SHORT_AND_LONG, hold_for_each
 from tests.fuzz.strategies import ANY_BYTES, header_files
 
@@ -33,6 +33,7 @@ def check(tmp_path, hooks):
                 }
         except BadInputError as error:
             assert_names(error, path)
+            assert_short(error, path)
             return False
         finally:
             watch.check(len(data), (path,))

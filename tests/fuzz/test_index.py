@@ -9,7 +9,7 @@ import pytest
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io import open_folder
 from alignez_bake.safetensors_io.folder_layout import INDEX_FILE
-from tests.fuzz.agreement import assert_names, library_tensors
+from tests.fuzz.agreement import assert_names, assert_short, library_tensors
 from tests.fuzz.running import SHORT_AND_LONG, hold_for_each
 from tests.fuzz.strategies import OUTSIDE, SHARDS, index_folders
 
@@ -73,6 +73,7 @@ def check(tmp_path, hooks):
                 read = {name: (model.file_of(name), model.read(name)) for name in model.names()}
         except BadInputError as error:
             assert_names(error, folder)
+            assert_short(error, folder)
             return False
         finally:
             watch.check(size, allowed)
