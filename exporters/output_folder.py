@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OURS = "alignez"
 """The one subfolder of a result that holds all that is ours."""
 _STAGING = (".", ".partial")
+_BLOCK = 512  # bytes that `st_blocks` counts in
 
 
 def check_output(out: Path, base: Path) -> None:
@@ -76,11 +77,14 @@ def check_space(out: Path, needed: int) -> None:
 
     Args:
         out: the result folder, which need not exist.
-        needed: bytes.
+        needed: bytes, of which those count as written that a killed run left.
 
     Raises:
         BadInputError: the file system of `out` has less space left.
     """
+    left = _staging_path(out)
+    if (left / OURS / JOURNAL_FILE).is_file():
+        needed -= sum(path.stat().st_blocks * _BLOCK for path in left.iterdir() if path.is_file())
     place = out.resolve()
     while not place.exists():
         place = place.parent

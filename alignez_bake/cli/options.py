@@ -150,6 +150,16 @@ ExternalData = Annotated[
 Optimize = Annotated[bool, typer.Option("--optimize", help="Graph: fuse operators, which ONNX Runtime runs faster.")]
 Int4 = Annotated[bool, typer.Option("--int4", help="Graph: weights of 4 bits, quantised after the edits are folded.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="Graph: weights of 8 bits, quantised after the edits are folded.")]
+Link = Annotated[
+    bool,
+    typer.Option(
+        "--link",
+        help="Weight files without an edit become hard links to the base's (reflinks are tried in any case).",
+    ),
+]
+Hash = Annotated[
+    str, typer.Option("--hash", metavar="ALGORITHM", help="Of the manifest: blake3, or sha256, which is slower.")
+]
 Reversible = Annotated[
     bool,
     typer.Option(

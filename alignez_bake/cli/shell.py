@@ -27,7 +27,6 @@ _INTERRUPTION: Final = "interrupted; nothing half-written is left, and the same 
 LATER_OPTIONS: Final = (
     "--feasibility",
     "--kl-budget",
-    "--link",
     "--neutral",
 )
 LATER_COMMANDS: Final = ("eval",)

@@ -48,6 +48,10 @@ class Part(Protocol):
         """Add its part of rows [first, first + n) to `delta` [n, columns], in place and in its dtype."""
         ...
 
+    def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
+        """The same as an array of its own, where it covers all of these rows: nothing is added up then."""
+        ...
+
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """Add |B| |A| instead of B A: what bounds the rounding of the sum."""
         ...
@@ -71,6 +75,11 @@ class OutputRows:
         """As `Part`."""
         inside, mine = overlap(self.rows, first, len(delta))
         delta[inside] += self.b_matrix[mine] @ self.a_matrix
+
+    def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
+        """As `Part`."""
+        inside, mine = overlap(self.rows, first, shape[0])
+        return self.b_matrix[mine] @ self.a_matrix if inside == slice(0, shape[0], 1) else None
 
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""
@@ -101,6 +110,12 @@ class InputRows:
         if self.constant is not None:
             columns += self.constant
 
+    def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
+        """As `Part`."""
+        if self.constant is not None or self.b_transposed.shape[1] != shape[1]:
+            return None
+        return self.a_transposed[first : first + shape[0]] @ self.b_transposed
+
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""
         columns = total[:, self.outputs]
@@ -124,6 +139,10 @@ class Dense:
     def add(self, delta: NDArray[Any], first: int) -> None:
         """As `Part`."""
         delta[:, self.columns] += self.values[first : first + len(delta)]
+
+    def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
+        """As `Part`."""
+        del shape, first  # biases are small
 
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""
@@ -164,8 +183,14 @@ class MatrixChange:
         Returns:
             A new array of the same shape and dtype.
         """
-        delta = np.zeros_like(base)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is rounded
+            if (
+                len(self.parts) == 1
+                and not self.writes
+                and (alone := self.parts[0].alone(base.shape, first)) is not None
+            ):
+                return alone
+            delta = np.zeros_like(base)
             for part in self.parts:
                 part.add(delta, first)
             for write in self.writes:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from alignez_bake.file_sharing import cloned, linked
+from alignez_bake.file_sharing import cloned, linked, reserve
 from alignez_bake.integrity.hashing import Algorithm, Hasher, hash_file, new_hasher
 from alignez_bake.lowering.delivery import DeliverySums
 from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
@@ -154,6 +154,7 @@ class OpenFile:
     def _begin(self) -> None:
         assert self._descriptor is not None
         os.ftruncate(self._descriptor, 0)
+        reserve(self._descriptor, self.plan.size)
         self._hash, self._base_hash = new_hasher(self._algorithm), new_hasher(self._algorithm)
         _write_all(self._descriptor, memoryview(self.plan.head), 0)
         self._take_heads()
