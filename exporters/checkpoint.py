@@ -22,6 +22,7 @@ from alignez_bake.certificate.tensors import certify_tensors, certify_written
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
 from alignez_bake.model_folder import open_model_folder
+from alignez_bake.report.record import recorded_rounding
 from alignez_bake.safetensors_io.header import read_header
 from alignez_bake.safetensors_io.index import rewrite_index
 from alignez_bake.streaming.journal import JOURNAL_FILE, Journal
@@ -51,7 +52,7 @@ class CheckpointExporter(NeedsNoModel):
     cost = "none: same tensors"
     card_library = "transformers"
     highest_level: Level = "forward"
-    options: frozenset[Option] = frozenset({"link"})
+    options: frozenset[Option] = frozenset({"link", "rounding"})
     streams = True
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
@@ -65,7 +66,7 @@ class CheckpointExporter(NeedsNoModel):
 
     def bytes_needed(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> int:
         """Bytes that the weights will take on disk, links left out."""
-        files = checkpoint_files(checkpoint_contents(base, lowering), check_dtype(settings.dtype))
+        files = checkpoint_files(checkpoint_contents(base, lowering), check_dtype(settings.dtype), settings.rounding)
         return sum(file.size for file in files if not (settings.link and file.is_the_base))
 
     def export(
@@ -83,7 +84,7 @@ class CheckpointExporter(NeedsNoModel):
         journal_path = out / OURS / JOURNAL_FILE if (out / OURS).is_dir() else None
         journal = Journal(journal_path, bake_key(base, lowering, settings))
         written = write_weights(
-            checkpoint_files(contents, dtype),
+            checkpoint_files(contents, dtype, settings.rounding),
             out,
             journal,
             algorithm=settings.hash_algorithm,
@@ -105,7 +106,9 @@ class CheckpointExporter(NeedsNoModel):
 
     def certify_tensors(self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> LevelCertificate:
         """Every tensor, config entry and file against formula and base."""
-        return certify_tensors(base, open_model_folder(out), lowering, progress=progress)
+        return certify_tensors(
+            base, open_model_folder(out), lowering, rounding=recorded_rounding(out), progress=progress
+        )
 
     def reload(
         self, base: ModelFolder, out: Path, lowering: Lowering, *, device: str, trust_remote_code: bool

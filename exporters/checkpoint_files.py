@@ -16,28 +16,34 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.dtype import DtypeName
     from numpy.typing import NDArray
 
+    from alignez_bake.streaming.rounding_choice import AskedRounding
     from alignez_bake.streaming.segments import Segment
 
 
-def checkpoint_files(contents: CheckpointContents, dtype: DtypeName | None) -> tuple[FilePlan, ...]:
+def checkpoint_files(
+    contents: CheckpointContents, dtype: DtypeName | None, rounding: AskedRounding
+) -> tuple[FilePlan, ...]:
     """What goes into each weight file; they are the base's, name by name.
 
     Args:
         contents: what the checkpoint holds.
         dtype: of all float tensors; the stored dtypes where None.
+        rounding: of edited values.
     """
     files = contents.base.tensors.files
     return tuple(
         plan_file(
             file,
             contents.base.tensors.header(file),
-            [_segment(contents, file, name, dtype) for name in contents.names_in(file)],
+            [_segment(contents, file, name, dtype, rounding) for name in contents.names_in(file)],
         )
         for file in files
     )
 
 
-def _segment(contents: CheckpointContents, file: str, name: str, dtype: DtypeName | None) -> Segment:
+def _segment(
+    contents: CheckpointContents, file: str, name: str, dtype: DtypeName | None, rounding: AskedRounding
+) -> Segment:
     tensors, source = contents.home.tensors, contents.base.tensors.header(file).entries.get(name)
     added = contents.added.get(name)
     if added is not None:
@@ -47,7 +53,7 @@ def _segment(contents: CheckpointContents, file: str, name: str, dtype: DtypeNam
     same = source is not None and source.shape == entry.shape
     if name in contents.edited:
         place = (source.begin, source.end) if source is not None and same else None
-        return EditedTensor(contents.edited, name, new, entry.shape, entry.dtype, place)
+        return EditedTensor(contents.edited, name, new, entry.shape, entry.dtype, place, rounding)
     if source is None or not contents.is_copied(name):
 
         def values() -> NDArray[Any]:

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
+    from alignez_bake.streaming.rounding_choice import AskedRounding
     from alignez_bake.streaming.written import WrittenFile
 
 
-Option = Literal["opset", "external_data", "optimise", "weight_bits", "link"]
+Option = Literal["opset", "external_data", "optimise", "weight_bits", "link", "rounding"]
 
 _FLAGS: Final[Mapping[Option, str]] = {
     "opset": "--opset",
@@ -34,7 +35,10 @@ _FLAGS: Final[Mapping[Option, str]] = {
     "optimise": "--optimize",
     "weight_bits": "--int4 and --int8",
     "link": "--link",
+    "rounding": "--rounding",
 }
+_UNASKED: Final = (None, False, "auto")
+_OF_CHECKPOINTS: Final = ("link", "rounding")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class ExportSettings:
         optimise: fused operators.
         weight_bits: 4 or 8 for weights that are quantised after the fold; as they are where None.
         link: files that stay the base's may be hard links to them.
+        rounding: of edited values.
         hash_algorithm: of the manifest.
         runs_on: device on which level `forward` will run the artefact; None where it will not be run.
     """
@@ -60,12 +65,13 @@ class ExportSettings:
     optimise: bool = False
     weight_bits: int | None = None
     link: bool = False
+    rounding: AskedRounding = "auto"
     hash_algorithm: Algorithm = DEFAULT
     runs_on: str | None = None
 
-    def options(self) -> dict[str, bool | int]:
+    def options(self) -> dict[str, bool | int | str]:
         """Those that were asked for beside dtype and base, by name."""
-        return {option: value for option in _FLAGS if (value := getattr(self, option))}
+        return {option: value for option in _FLAGS if (value := getattr(self, option)) not in _UNASKED}
 
     def flags(self) -> list[str]:
         """The same as words of a command."""
@@ -74,6 +80,7 @@ class ExportSettings:
         words += ["--optimize"] if self.optimise else []
         words += [] if self.weight_bits is None else [f"--int{self.weight_bits}"]
         words += ["--link"] if self.link else []
+        words += [] if self.rounding == "auto" else ["--rounding", self.rounding]
         return words + ([] if self.hash_algorithm == DEFAULT else ["--hash", self.hash_algorithm])
 
     def check_options(self, artefact: str, options: Collection[Option]) -> None:
@@ -87,8 +94,8 @@ class ExportSettings:
             BadInputError: the flag that is not for it.
         """
         for option, flag in _FLAGS.items():
-            if getattr(self, option) and option not in options:
-                other = "checkpoint" if option == "link" else "onnx"
+            if getattr(self, option) not in _UNASKED and option not in options:
+                other = "checkpoint" if option in _OF_CHECKPOINTS else "onnx"
                 raise BadInputError(f"--as {artefact} has no use for {flag}: leave it out, or use --as {other}")
 
 

@@ -10,9 +10,12 @@ import numpy as np
 
 from alignez_bake.lowering.delivery import Delivery, DeliverySums, delivery_sums
 from alignez_bake.lowering.matrix_change import row_blocks
+from alignez_bake.lowering.rounding import arithmetic_tolerance, is_neighbour, round_rows
 from alignez_bake.safetensors_io.dtypes import BY_NAME, cast_once, is_plain_float, numpy_dtype_of
-from alignez_bake.streaming.edited_tensor import PreparedMatrix, arithmetic_dtype
+from alignez_bake.streaming.edited_tensor import arithmetic_dtype
 from alignez_bake.streaming.ordered import in_order
+from alignez_bake.streaming.prepared_matrix import PreparedMatrix
+from alignez_bake.streaming.rounding_choice import RoundedMatrix
 from alignez_bake.thread_limits import one_blas_thread, worker_count
 
 if TYPE_CHECKING:
@@ -23,12 +26,13 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.checkpoint_contents import CheckpointContents
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Advance
+    from alignez_bake.streaming.rounding_choice import AskedRounding
 
 # Another order of summation moves an exact value by some 1e-16 of its terms: enough to round the other way only
 # where it lies this close to the middle between two stored values, in units of their distance.
 _TIE_WIDTH: Final = 1e-4
 _FP64_TOLERANCE: Final = 1e-12
-_FLOAT32_UNIT: Final = 2.0**-24
+_COSTS_APART: Final = 256
 _BYTES: Final = 4 * 1024 * 1024
 
 
@@ -58,7 +62,11 @@ _Job = tuple[str, "Callable[[], _Finding | None]"]
 
 
 def compare_tensors(
-    contents: CheckpointContents, result: ModelFolder, names: Sequence[str], advance: Advance
+    contents: CheckpointContents,
+    result: ModelFolder,
+    names: Sequence[str],
+    rounding: AskedRounding,
+    advance: Advance,
 ) -> Compared:
     """Compare tensors of a result with what they must be.
 
@@ -66,6 +74,7 @@ def compare_tensors(
         contents: what the result must hold.
         result: what it holds.
         names: tensors that both have.
+        rounding: the rule of edited values.
         advance: counts them.
 
     Raises:
@@ -84,7 +93,9 @@ def compare_tensors(
     advance(len(names) - len(same_shape))
     workers = worker_count()
     with one_blas_thread():
-        for name, finding in in_order(_jobs(contents, result, same_shape), workers=workers, ahead=4 * workers):
+        for name, finding in in_order(
+            _jobs(contents, result, same_shape, rounding), workers=workers, ahead=4 * workers
+        ):
             if finding is None:
                 continue
             if name not in wrong:
@@ -118,21 +129,28 @@ def _expected_shape(contents: CheckpointContents, name: str) -> tuple[int, ...]:
     return contents.home.tensors.entry(name).shape if added is None else added.shape
 
 
-def _jobs(contents: CheckpointContents, result: ModelFolder, names: Sequence[str]) -> Iterator[_Job]:
+def _jobs(
+    contents: CheckpointContents, result: ModelFolder, names: Sequence[str], rounding: AskedRounding
+) -> Iterator[_Job]:
     for name in names:
         if name in contents.edited:
-            yield from _edited(contents, result, name)
+            yield from _edited(contents, result, name, rounding)
         elif contents.is_copied(name):
             yield from _copied(contents.base, result, name)
         else:
             yield name, lambda name=name: _made(contents, result, name)  # type: ignore[misc]
 
 
-def _edited(contents: CheckpointContents, result: ModelFolder, name: str) -> Iterator[_Job]:
+def _edited(contents: CheckpointContents, result: ModelFolder, name: str, rounding: AskedRounding) -> Iterator[_Job]:
     count, rows, columns = contents.edited.matrices(name)
+    stored_as = result.tensors.entry(name).dtype
+    if not is_plain_float(stored_as):
+        yield name, lambda: _Finding(math.prod(result.tensors.entry(name).shape))
+        return
     for index in range(count):
-        matrix = _EditedMatrix(contents, result, PreparedMatrix(contents.edited, name, index, np.float64))
-        yield name, matrix.prepared.prepare
+        prepared = PreparedMatrix(contents.edited, name, index, np.float64)
+        matrix = _EditedMatrix(contents, result, prepared, RoundedMatrix(prepared, rounding, stored_as))
+        yield name, matrix.rounded.prepare
         for first, end in row_blocks(rows, columns):
             yield name, lambda matrix=matrix, first=first, end=end: matrix.compare(first, end)  # type: ignore[misc]
 
@@ -144,30 +162,54 @@ class _EditedMatrix:
     contents: CheckpointContents
     result: ModelFolder
     prepared: PreparedMatrix
+    rounded: RoundedMatrix
 
     def compare(self, first: int, end: int) -> _Finding:
         change, name = self.prepared.change, self.prepared.name
         _, base = self.prepared.rows(first, end)
         offset = change.index * change.rows
         stored = self.result.tensors.read_rows(name, offset + first, offset + end)
-        if not is_plain_float(self.result.tensors.entry(name).dtype):
-            return _Finding(stored.size)
         delta = change.delta(base, first)
         return _Finding(self._wrong(base, delta, first, stored), delivery_sums(base, delta, stored))
 
     def _wrong(self, base: NDArray[np.float64], delta: NDArray[np.float64], first: int, stored: NDArray[Any]) -> int:
-        """How many values are not the formula's, see `values_off_formula`.
+        """How many values are not the formula's, see `values_off_formula` and `values_not_carried`.
 
-        Where base and result have 16 bits they are computed in float32: W + Σ_k B_ik A_kj has at most (k + 3)
-        roundings, those of B and A among them, each at most 2⁻²⁴ of |W| + |B| |A|. So a value may be the further
-        neighbour where the formula lies that close to the middle.
+        Where base and result have 16 bits they were computed in float32, and so may be the further neighbour where the
+        formula lies as close to the middle as float32 can be off.
         """
-        change, wrong = self.prepared.change, values_off_formula(base + delta, stored)
-        old, new = (model.tensors.entry(change.name).dtype for model in (self.contents.home, self.result))
-        if not wrong or arithmetic_dtype(old, new) is np.float64:
+        change, exact = self.prepared.change, base + delta
+        if self.rounded.rounding == "nearest" and not (wrong := values_off_formula(exact, stored)):
             return wrong
-        slack = (change.terms + 3) * _FLOAT32_UNIT * change.magnitude(base, first)
-        return values_off_formula(base + delta, stored, slack)
+        old, new = (model.tensors.entry(change.name).dtype for model in (self.contents.home, self.result))
+        slack = None
+        if arithmetic_dtype(old, new) is np.float32:
+            slack = arithmetic_tolerance(change.magnitude(base, first), change.terms, np.dtype(np.float32))
+        if self.rounded.rounding == "carry":
+            return values_not_carried(exact, delta, stored, 0.0 if slack is None else slack)
+        return values_off_formula(exact, stored, slack)
+
+
+def values_not_carried(
+    exact: NDArray[np.float64], delta: NDArray[np.float64], stored: NDArray[Any], slack: NDArray[np.float64] | float
+) -> int:
+    """How many stored values are not the formula's, rounded so that errors are carried along ΔW.
+
+    Which values are turned to their other neighbour follows from costs that are compared with eight significant bits.
+    Other arithmetic may put a cost on the other side of the last step: one value in 256 may differ, and each of them
+    must be a neighbour of the exact value. Where more differ, all of them count as wrong.
+
+    Args:
+        exact: the formula's values.
+        delta: ΔW, likewise.
+        stored: what was found.
+        slack: how far the exact values may be off.
+    """
+    expected = round_rows(exact, stored.dtype, change=delta)
+    differing = expected.astype(np.float64) != stored.astype(np.float64)
+    if np.count_nonzero(differing) * _COSTS_APART > stored.size:
+        return int(np.count_nonzero(differing))
+    return int(np.count_nonzero(differing & ~is_neighbour(exact, stored, slack)))
 
 
 def values_off_formula(

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.fold import Delivery
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
+    from alignez_bake.streaming.rounding_choice import AskedRounding
     from alignez_bake.streaming.written import WrittenFile
 
 # Another order of summation moves an exact value by some 1e-16 of its terms: enough to round the other way only
@@ -61,7 +62,12 @@ class TensorsCertificate(ComparedTensors):
 
 
 def certify_tensors(
-    base: ModelFolder, result: ModelFolder, lowering: Lowering, *, progress: Progress | None = None
+    base: ModelFolder,
+    result: ModelFolder,
+    lowering: Lowering,
+    *,
+    rounding: AskedRounding = "auto",
+    progress: Progress | None = None,
 ) -> TensorsCertificate:
     """Compare a result on disk with the base and the formula.
 
@@ -69,6 +75,7 @@ def certify_tensors(
         base: the base model.
         result: what was written, as it lies on disk.
         lowering: how the edits went in.
+        rounding: the rule of its edited values.
         progress: counts tensors.
 
     Raises:
@@ -80,7 +87,7 @@ def certify_tensors(
     contents = checkpoint_contents(base, lowering)
     names = sorted({*contents.names} & {*result.tensors.names()})
     with (progress or NoProgress()).task("comparing tensors", len(names)) as advance:
-        compared = compare_tensors(contents, result, names, advance)
+        compared = compare_tensors(contents, result, names, rounding, advance)
     reasons = list(compared.reasons)
     if compared.differing:
         differing = compared.differing

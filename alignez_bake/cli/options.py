@@ -157,6 +157,15 @@ Link = Annotated[
         help="Weight files without an edit become hard links to the base's (reflinks are tried in any case).",
     ),
 ]
+Rounding = Annotated[
+    str,
+    typer.Option(
+        "--rounding",
+        metavar="RULE",
+        help="Of edited values: nearest; carry: other values of a row carry what rounding takes from the edit; auto: "
+        "nearest, unless that keeps too little of it.",
+    ),
+]
 Hash = Annotated[
     str, typer.Option("--hash", metavar="ALGORITHM", help="Of the manifest: blake3, or sha256, which is slower.")
 ]

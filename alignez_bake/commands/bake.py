@@ -28,6 +28,7 @@ from alignez_bake.progress import NoProgress
 from alignez_bake.report.model_card import model_card
 from alignez_bake.report.record import decisions_json, write_record
 from alignez_bake.safetensors_io.finite import check_finite_tensors
+from alignez_bake.streaming.rounding_choice import checked_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +91,7 @@ def bake(
     optimise: bool = False,
     weight_bits: int | None = None,
     link: bool = False,
+    rounding: str = "auto",
     hash_algorithm: str = DEFAULT,
     reversible: bool = False,
     verify: Level | None = None,
@@ -120,6 +122,8 @@ def bake(
         optimise: of a graph: fused operators.
         weight_bits: of a graph: 4 or 8 for weights that are quantised after the fold.
         link: of a checkpoint: weight files without an edit become hard links to the base's.
+        rounding: of a checkpoint's edited values: `nearest`; `carry`, so that the edit survives 16 bits; or `auto`,
+            which carries where nearest would lose it.
         hash_algorithm: of the manifest, `blake3` or `sha256`.
         reversible: of a checkpoint: keep what the result lacks of its base, so that `restore` needs no base.
         verify: `tensors` compares files; `forward` also runs result and hooked model; the exporter's own level unless
@@ -163,6 +167,7 @@ def bake(
         optimise,
         weight_bits,
         link=link,
+        rounding=checked_rounding(rounding),
         hash_algorithm=checked_algorithm(hash_algorithm),
         runs_on=runs_on,
     )

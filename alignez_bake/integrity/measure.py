@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignez_bake.integrity.hashing import Algorithm
-    from alignez_bake.integrity.manifest import Rounding, Way
+    from alignez_bake.integrity.manifest import Way
     from alignez_bake.progress import Progress
     from alignez_bake.streaming.written import WrittenFile
 
@@ -60,19 +60,16 @@ def manifest_of(
     return Manifest(files, dict(known.tensors), algorithm)
 
 
-def manifest_of_weights(
-    written: Sequence[WrittenFile], *, rounding: Rounding = "nearest", algorithm: Algorithm = DEFAULT
-) -> Manifest:
+def manifest_of_weights(written: Sequence[WrittenFile], *, algorithm: Algorithm = DEFAULT) -> Manifest:
     """The entries of weight files and of edited and added tensors, as they were hashed while they were written.
 
     Args:
         written: what the stream saw.
-        rounding: of the edited tensors.
         algorithm: of the hashes.
     """
     files = {file.name: FileHashes(file.size, file.hash, file.base_hash, file.way) for file in written}
     tensors = {
-        tensor.name: TensorHashes(file.name, tensor.hash, tensor.base_hash, rounding)
+        tensor.name: TensorHashes(file.name, tensor.hash, tensor.base_hash, tensor.rounding)
         for file in written
         for tensor in file.tensors
     }

@@ -114,7 +114,8 @@ class InputRows:
         """As `Part`."""
         if self.constant is not None or self.b_transposed.shape[1] != shape[1]:
             return None
-        return self.a_transposed[first : first + shape[0]] @ self.b_transposed
+        product: NDArray[Any] = self.a_transposed[first : first + shape[0]] @ self.b_transposed
+        return product
 
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""
@@ -142,7 +143,8 @@ class Dense:
 
     def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
         """As `Part`."""
-        del shape, first  # biases are small
+        del shape, first
+        return None  # biases are small
 
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""

@@ -15,6 +15,7 @@ from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.hub.download import cached_base, cached_repo
 from alignez_bake.hub.repo_id import RepoId, looks_like_repo_id
 from alignez_bake.safetensors_io.strict_json import parse_object
+from alignez_bake.streaming.rounding_choice import checked_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.protocol import ExportSettings, SkippedFile
     from alignez_bake.lowering.decide import Decision, Lowering
     from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.streaming.rounding_choice import AskedRounding
 
 EDITS_FILE: Final = "edits.safetensors"
 RECORD_FILE: Final = "alignez.json"
@@ -149,6 +151,18 @@ def read_record(result: Path) -> dict[str, Any]:
         BadInputError: no such folder, or one that this tool did not write.
     """
     return _read_json(result, RECORD_FILE)
+
+
+def recorded_rounding(result: Path) -> AskedRounding:
+    """The rule by which a checkpoint's edited values were rounded; the default where no record says.
+
+    Raises:
+        BadInputError: a damaged record, or one with a rule that there is not.
+    """
+    if not (result / OURS / RECORD_FILE).is_file():
+        return "auto"
+    options = read_record(result).get("options")
+    return checked_rounding(str(options.get("rounding", "auto"))) if isinstance(options, dict) else "auto"
 
 
 def read_certificate(result: Path) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,15 +10,16 @@ import numpy as np
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.delivery import delivery_sums
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.safetensors_io.dtypes import BY_NAME, cast_once, numpy_dtype_of
+from alignez_bake.safetensors_io.dtypes import BY_NAME
 from alignez_bake.safetensors_io.finite import all_finite
+from alignez_bake.streaming.prepared_matrix import PreparedMatrix
+from alignez_bake.streaming.rounding_choice import AskedRounding, RoundedMatrix
 from alignez_bake.streaming.segments import Block, Stretch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from alignez_bake.lowering.fold import EditedTensors
-    from alignez_bake.lowering.matrix_change import MatrixChange
     from alignez_bake.safetensors_io.dtypes import Array
 
 
@@ -30,42 +30,6 @@ def arithmetic_dtype(stored: str, written: str) -> type[np.floating[Any]]:
     result one of its two neighbours in 16 bits: the nearer one, but where the formula lies that close to the middle.
     """
     return np.float32 if max(BY_NAME[stored].bits, BY_NAME[written].bits) <= 16 else np.float64
-
-
-@dataclass
-class PreparedMatrix:
-    """One matrix of an edited tensor; its change is made by one job, which the jobs of its rows wait for.
-
-    Attributes:
-        edited: all that changes.
-        name: key of the tensor.
-        index: which of its matrices.
-        arithmetic: dtype in which its rows are computed.
-    """
-
-    edited: EditedTensors
-    name: str
-    index: int
-    arithmetic: type[np.floating[Any]]
-    _change: Future[MatrixChange] = field(default_factory=Future)
-
-    @property
-    def change(self) -> MatrixChange:
-        """What `prepare` makes; waits for it, and raises its error."""
-        return self._change.result()
-
-    def prepare(self) -> None:
-        """Make (B, A); an error is raised where the rows wait for it too."""
-        try:
-            self._change.set_result(self.edited.matrix_change(self.name, self.index, self.arithmetic))
-        except BaseException as error:
-            self._change.set_exception(error)
-            raise
-
-    def rows(self, first: int, end: int) -> tuple[Array, Array]:
-        """Rows of the base as they are stored, and in the dtype of the arithmetic."""
-        offset = self.index * self.change.rows
-        return self.edited.rows_of_base(self.name, offset + first, offset + end, self.arithmetic)
 
 
 @dataclass(frozen=True)
@@ -79,6 +43,7 @@ class EditedTensor:
         shape: its dimensions.
         base_dtype: the dtype that the base holds it in.
         source: its bytes in the base's file; None where it has another shape there, or is not there.
+        rounding: how its values are rounded.
     """
 
     edited: EditedTensors
@@ -87,6 +52,7 @@ class EditedTensor:
     shape: tuple[int, ...]
     base_dtype: str
     source: tuple[int, int] | None
+    rounding: AskedRounding = "auto"
     noted: bool = True
 
     def stretches(self) -> Iterator[Stretch]:
@@ -94,22 +60,22 @@ class EditedTensor:
         count, rows, columns = self.edited.matrices(self.name)
         for index in range(count):
             arithmetic = arithmetic_dtype(self.base_dtype, self.dtype)
-            matrix = PreparedMatrix(self.edited, self.name, index, arithmetic)
+            matrix = RoundedMatrix(PreparedMatrix(self.edited, self.name, index, arithmetic), self.rounding, self.dtype)
             yield Stretch(self._blocks(matrix, rows, columns), matrix.prepare)
 
-    def _blocks(self, matrix: PreparedMatrix, rows: int, columns: int) -> Iterator[Callable[[], Block]]:
+    def _blocks(self, matrix: RoundedMatrix, rows: int, columns: int) -> Iterator[Callable[[], Block]]:
         for first, end in row_blocks(rows, columns):
             yield lambda first=first, end=end: self._block(matrix, first, end)  # type: ignore[misc]
 
-    def _block(self, matrix: PreparedMatrix, first: int, end: int) -> Block:
-        stored, base = matrix.rows(first, end)
-        delta = matrix.change.delta(base, first)
+    def _block(self, matrix: RoundedMatrix, first: int, end: int) -> Block:
+        stored, base = matrix.matrix.rows(first, end)
+        delta = matrix.matrix.change.delta(base, first)
         exact = base + delta
-        result = cast_once(exact, numpy_dtype_of(self.dtype))
+        result = matrix.rounded(exact, delta)
         if not all_finite(result):
             raise overflow(self.name, self.dtype, exact)
         passed = stored.reshape(-1).view(np.uint8) if self.source is not None else None
-        return Block(passed, result.reshape(-1).view(np.uint8), delivery_sums(base, delta, result))
+        return Block(passed, result.reshape(-1).view(np.uint8), delivery_sums(base, delta, result), matrix.rounding)
 
 
 def overflow(name: str, dtype: str, exact: Array) -> BadInputError:

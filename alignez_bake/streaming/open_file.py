@@ -16,6 +16,7 @@ from alignez_bake.streaming.written import Way, WrittenFile, WrittenTensor
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from alignez_bake.lowering.rounding import Rounding
     from alignez_bake.streaming.file_plan import FilePlan
     from alignez_bake.streaming.segments import Block, Segment
 
@@ -31,6 +32,7 @@ class _Tensor:
     base_hash: Hasher
     has_base: bool = False
     sums: DeliverySums | None = None
+    rounding: Rounding = "nearest"
 
 
 class OpenFile:
@@ -87,6 +89,8 @@ class OpenFile:
                 self._tensor.has_base = True
             if block.sums is not None:
                 self._tensor.sums = (self._tensor.sums or DeliverySums()) + block.sums
+                if block.rounding == "carry":
+                    self._tensor.rounding = "carry"
 
     def begin_segment(self, segment: Segment) -> None:
         """What is taken from now on belongs to a tensor."""
@@ -98,7 +102,8 @@ class OpenFile:
         if self._tensor is not None:
             tensor = self._tensor
             base_hash = tensor.base_hash.hexdigest() if tensor.has_base else None
-            self._tensors.append(WrittenTensor(tensor.name, tensor.hash.hexdigest(), base_hash, tensor.sums))
+            hashes = tensor.hash.hexdigest(), base_hash
+            self._tensors.append(WrittenTensor(tensor.name, *hashes, tensor.sums, tensor.rounding))
             self._tensor = None
 
     def checkpoint(self, segment: int) -> Checkpoint:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from alignez_bake.lowering.delivery import DeliverySums
+    from alignez_bake.lowering.rounding import Rounding
     from alignez_bake.safetensors_io.header import Header, TensorEntry
 
 _COPY_BYTES = BLOCK_BYTES // 2
@@ -32,11 +33,13 @@ class Block(NamedTuple):
         base: the bytes of the base's file that passed, in its order; None where none did, or not in order.
         written: the bytes of the result.
         sums: how much of the edit they hold; None where there is no edit.
+        rounding: of an edit.
     """
 
     base: Array | None
     written: Array
     sums: DeliverySums | None = None
+    rounding: Rounding = "nearest"
 
 
 class Stretch(NamedTuple):

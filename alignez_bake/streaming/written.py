@@ -10,6 +10,8 @@ from alignez_bake.lowering.delivery import DeliverySums
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from alignez_bake.lowering.rounding import Rounding
+
 Way = Literal["written", "copied", "hard-linked", "reflinked"]
 
 
@@ -22,12 +24,14 @@ class WrittenTensor:
         hash: of its bytes in the result, hexadecimal.
         base_hash: of its bytes in the base; None where these did not pass.
         sums: how much of its edit the stored values hold; None of a new one.
+        rounding: `carry` where any of its matrices is rounded so.
     """
 
     name: str
     hash: str
     base_hash: str | None
     sums: DeliverySums | None
+    rounding: Rounding = "nearest"
 
 
 @dataclass(frozen=True)

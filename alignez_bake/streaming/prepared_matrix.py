@@ -1,0 +1,50 @@
+"""One matrix of an edited tensor: its change, made once, and the base's rows beside it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from alignez_bake.lowering.fold import EditedTensors
+    from alignez_bake.lowering.matrix_change import MatrixChange
+    from alignez_bake.safetensors_io.dtypes import Array
+
+
+@dataclass
+class PreparedMatrix:
+    """One matrix of an edited tensor; its change is made by one job, which the jobs of its rows wait for.
+
+    Attributes:
+        edited: all that changes.
+        name: key of the tensor.
+        index: which of its matrices.
+        arithmetic: dtype in which its rows are computed.
+    """
+
+    edited: EditedTensors
+    name: str
+    index: int
+    arithmetic: type[np.floating[Any]]
+    _change: Future[MatrixChange] = field(default_factory=Future)
+
+    @property
+    def change(self) -> MatrixChange:
+        """What `prepare` makes; waits for it, and raises its error."""
+        return self._change.result()
+
+    def prepare(self) -> None:
+        """Make (B, A); an error is raised where the rows wait for it too."""
+        try:
+            self._change.set_result(self.edited.matrix_change(self.name, self.index, self.arithmetic))
+        except BaseException as error:
+            self._change.set_exception(error)
+            raise
+
+    def rows(self, first: int, end: int) -> tuple[Array, Array]:
+        """Rows of the base as they are stored, and in the dtype of the arithmetic."""
+        offset = self.index * self.change.rows
+        return self.edited.rows_of_base(self.name, offset + first, offset + end, self.arithmetic)

@@ -1,0 +1,92 @@
+"""Whether a matrix is rounded to nearest, or so that the edit survives it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+
+from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE
+from alignez_bake.errors import BadInputError
+from alignez_bake.lowering.delivery import DeliverySums, delivery_sums
+from alignez_bake.lowering.rounding import Rounding, round_rows
+from alignez_bake.safetensors_io.dtypes import BY_NAME, numpy_dtype_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from alignez_bake.streaming.prepared_matrix import PreparedMatrix
+
+AskedRounding = Literal["auto", "nearest", "carry"]
+ROUNDINGS: Final[tuple[AskedRounding, ...]] = get_args(AskedRounding)
+_ROWS_LOOKED_AT: Final = 64
+# Where carrying adds more noise than the edit is large, in norm, the edit is better not stored like this.
+_MOST_RESIDUAL: Final = 1.0
+
+
+def checked_rounding(name: str) -> AskedRounding:
+    """The rule of a name.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    for rounding in ROUNDINGS:
+        if name == rounding:
+            return rounding
+    raise BadInputError(f"rounding {name!r} is unknown: use {', '.join(ROUNDINGS)}")
+
+
+@dataclass
+class RoundedMatrix:
+    """An edited matrix and how it is rounded; both are known once it is prepared.
+
+    `auto` looks at some rows at fixed places, so that it always chooses the same: to nearest, unless that would keep
+    less than the certificate asks for; then errors are carried, unless their noise would be larger than the edit.
+
+    Attributes:
+        matrix: what changes.
+        asked: the rule.
+        dtype: of the result, the file's spelling.
+    """
+
+    matrix: PreparedMatrix
+    asked: AskedRounding
+    dtype: str
+    _rounding: Future[Rounding] = field(default_factory=Future)
+
+    @property
+    def rounding(self) -> Rounding:
+        """The rule that was chosen; waits for it."""
+        return self._rounding.result()
+
+    def prepare(self) -> None:
+        """Make the change, then choose."""
+        try:
+            self.matrix.prepare()
+            self._rounding.set_result(self._chosen())
+        except BaseException as error:
+            self._rounding.set_exception(error)
+            raise
+
+    def rounded(self, exact: NDArray[Any], delta: NDArray[Any]) -> NDArray[Any]:
+        """Rows as they are stored."""
+        return round_rows(exact, numpy_dtype_of(self.dtype), change=delta if self.rounding == "carry" else None)
+
+    def _chosen(self) -> Rounding:
+        if self.asked != "auto":
+            return self.asked
+        if BY_NAME[self.dtype].bits > 16:
+            return "nearest"  # no edit of a size that is worth having is lost in 32 bits
+        nearest, carried = DeliverySums(), DeliverySums()
+        rows = self.matrix.change.rows
+        for row in range(0, rows, max(1, -(-rows // _ROWS_LOOKED_AT))):
+            _, base = self.matrix.rows(row, row + 1)
+            delta = self.matrix.change.delta(base, row)
+            dtype = numpy_dtype_of(self.dtype)
+            nearest += delivery_sums(base, delta, round_rows(base + delta, dtype))
+            carried += delivery_sums(base, delta, round_rows(base + delta, dtype, change=delta))
+        share = nearest.delivery("").share
+        if share is None or share >= MIN_DELIVERED_SHARE:
+            return "nearest"
+        residual = carried.delivery("").residual
+        return "carry" if residual is not None and residual <= _MOST_RESIDUAL else "nearest"
