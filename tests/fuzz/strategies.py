@@ -86,7 +86,7 @@ def moved_entries(draw, header):
         return header | {name: tensor | {"data_offsets": [begin + by, end + by]}}
     if what == "onto another":
         other = header[draw(st.sampled_from(sorted(header)))]
-        return header | {name: other | {"shape": [*other["shape"], 1]}, "again": other}
+        return header | {"again": other | {"shape": [*other["shape"], 1]}}
     if what == "huge and empty":
         shape = draw(st.permutations([0, draw(INTEGERS), draw(st.sampled_from([1, 2**31, 2**62]))]))
         return header | {"empty": {"dtype": "U8", "shape": shape, "data_offsets": [end, end]}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -83,6 +84,7 @@ def check(tmp_path, hooks):
         assert expected == {
             name: (file, model.entry(name).dtype, array.shape, array.tobytes()) for name, (file, array) in read.items()
         }
+        assert json.loads(made.index)["weight_map"] == {name: file for name, (file, _) in read.items()}
         return True
 
     return check
