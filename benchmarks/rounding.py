@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -201,10 +202,8 @@ def _timed() -> dict[str, Callable[[], object]]:
             base = cast_once(weight, dtype).astype(np.float32)
             change = (2.5e-4 * b_matrix @ a_matrix).astype(np.float32)
             exact = base + change
-            tasks[f"nearest, {name}, d_in {columns}"] = lambda exact=exact, dtype=dtype: round_rows(exact, dtype)
-            tasks[f"carry, {name}, d_in {columns}"] = lambda exact=exact, change=change, dtype=dtype: round_rows(
-                exact, dtype, change=change
-            )
+            tasks[f"nearest, {name}, d_in {columns}"] = partial(round_rows, exact, dtype)
+            tasks[f"carry, {name}, d_in {columns}"] = partial(round_rows, exact, dtype, change=change)
     for task in tasks.values():
         task()
     return tasks
