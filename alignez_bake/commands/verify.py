@@ -123,7 +123,7 @@ def why_no_base(out: Path, model: str | Path | None = None, base_onnx: str | Pat
         patched = is_patched(out)
     except BadInputError:
         return None
-    if (base_onnx if patched else model) is not None:
+    if base_onnx is not None or (model is not None and not patched):
         return None
     try:
         _ = recorded_graph(out) if patched else recorded_base(out)

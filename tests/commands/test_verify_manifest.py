@@ -224,6 +224,11 @@ def test_a_level_that_needs_the_base_is_not_passed_over(level, alone):
         verify(alone, level=level)
 
 
+def test_an_option_that_is_not_for_it_is_not_passed_over_without_a_base(alone, tmp_path):
+    with pytest.raises(BadInputError, match="--base-onnx is for patched graphs"):
+        verify(alone, base_onnx=tmp_path)
+
+
 def test_the_manifest_alone_on_request(made):
     result = verify(made / "out", level="manifest")
     assert (result.verdict, result.levels) == ("passed", ())

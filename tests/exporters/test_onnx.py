@@ -17,6 +17,7 @@ from alignez_bake.commands.compare import compare
 from alignez_bake.commands.verify import verify
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.integrity.folder_files import MANIFEST_FILE
 from tests.baking import nothing_written, plan_for
 from tests.commands.small_bakes import config_of, edits_at, routes, small_base
 
@@ -185,11 +186,12 @@ def test_a_changed_file_beside_the_graph_fails(folded, llama, tmp_path):
     (out / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
     result = verify(out, llama)
     assert result.verdict == "failed"
-    assert result.reasons == ("config.json is not the file that belongs to this graph",)
+    assert result.levels[0].reasons == ("config.json is not the file that belongs to this graph",)
 
 
 def test_options_of_a_record_that_nobody_wrote_are_refused(folded, llama, tmp_path):
     out = copied(folded.path, tmp_path / "out")
+    (out / MANIFEST_FILE).unlink()
     record = out / "alignez" / "alignez.json"
     for options in ({"weight_bits": "4"}, {"shell": True}, []):
         record.write_text(json.dumps({**json.loads(record.read_text()), "options": options}))
