@@ -96,10 +96,11 @@ def delivery_sums(base: NDArray[Any], delta: NDArray[Any], stored: NDArray[Any])
         exponent = 0
     else:
         base, delta, values = (np.ldexp(part.astype(np.float64), -exponent) for part in (base, delta, values))
-    moved = values - base
-    aligned, change, of_base = _dot(moved, delta), _squares(delta), _squares(base)
-    moved -= delta
-    return DeliverySums(aligned, change, _squares(moved), of_base, exponent)
+    with np.errstate(invalid="ignore"):  # an overflow, which is refused elsewhere
+        moved = values - base
+        aligned, change, of_base = _dot(moved, delta), _squares(delta), _squares(base)
+        moved -= delta
+        return DeliverySums(aligned, change, _squares(moved), of_base, exponent)
 
 
 def _squares(values: NDArray[Any]) -> float:

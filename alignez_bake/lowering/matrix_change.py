@@ -79,7 +79,10 @@ class OutputRows:
     def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
         """As `Part`."""
         inside, mine = overlap(self.rows, first, shape[0])
-        return self.b_matrix[mine] @ self.a_matrix if inside == slice(0, shape[0], 1) else None
+        if inside != slice(0, shape[0], 1):
+            return None
+        product: NDArray[Any] = self.b_matrix[mine] @ self.a_matrix
+        return product
 
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""
