@@ -158,6 +158,18 @@ def test_what_is_shared_with_the_base_is_not_written_to(made, tmp_path):
     assert contents(out) == contents(base)
 
 
+def test_a_bake_that_links_leaves_its_base_alone_when_it_is_undone(made, tmp_path):
+    base = shutil.copytree(made / "base", tmp_path / "base")
+    plan = EditPlan(plan_for(base).edits[:1])
+    bake(base, plan, tmp_path / "out", link=True)
+    linked = [name for name in open_folder(base).files if (tmp_path / "out" / name).samefile(base / name)]
+    assert linked
+    with nothing_written(base):
+        restore(tmp_path / "out", base)
+    assert contents(tmp_path / "out") == contents(base)
+    assert all((tmp_path / "out" / name).samefile(base / name) for name in linked)
+
+
 # Refused -------------------------------------------------------------------------------------------------------------
 
 

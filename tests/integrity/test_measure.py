@@ -88,10 +88,12 @@ def test_without_a_base(folders):
 
 def test_what_a_stream_saw():
     written = [
-        WrittenFile("m-1", "written", 7, A, B, (WrittenTensor("w", C, D, None), WrittenTensor("new", D, None, None))),
+        WrittenFile(
+            "m-1", "written", 7, A, B, (WrittenTensor("w", C, D, None, "carry"), WrittenTensor("new", D, None, None))
+        ),
         WrittenFile("m-2", "hard-linked", 5, B, B),
     ]
-    found = manifest_of_weights(written, rounding="carry", algorithm="sha256")
+    found = manifest_of_weights(written, algorithm="sha256")
     assert found.algorithm == "sha256"
     assert found.files == {"m-1": FileHashes(7, A, B, "written"), "m-2": FileHashes(5, B, B, "hard-linked")}
-    assert found.tensors == {"w": TensorHashes("m-1", C, D, "carry"), "new": TensorHashes("m-1", D, None, "carry")}
+    assert found.tensors == {"w": TensorHashes("m-1", C, D, "carry"), "new": TensorHashes("m-1", D, None, "nearest")}
