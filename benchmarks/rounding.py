@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -124,15 +124,25 @@ def main(arguments: list[str]) -> None:
     result = {
         "circumstances": asdict(around),
         "load_before_and_after": (load_before, load_average()),
-        "cases": [asdict(case) for case in cases],
-        "logits": [asdict(case) for case in logits],
+        "cases": _as_rows(cases),
+        "logits": _as_rows(logits),
         "nanoseconds_a_value": nanoseconds,
     }
     text = "\n".join([*tables(cases, logits, nanoseconds), *around.lines(), ""])
-    (options.out / "rounding.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (options.out / "rounding.json").write_text(json.dumps(result, separators=(",", ":")) + "\n", encoding="utf-8")
     (options.out / "rounding.md").write_text(text, encoding="utf-8")
     plot(cases, options.out / "rounding.png")
     print(text)
+
+
+def _as_rows(cases: Sequence[Case] | Sequence[LogitsCase]) -> dict[str, object]:
+    """Names once, then the values of each case to five digits: thousands of cases stay a small file."""
+    return {
+        "columns": [field.name for field in fields(cases[0])],
+        "rows": [
+            [float(f"{value:.5g}") if isinstance(value, float) else value for value in astuple(case)] for case in cases
+        ],
+    }
 
 
 def _edited(matrix: Matrix, rank: int, size: float, dtype: np.dtype[Any]) -> tuple[FloatArray, Rows]:

@@ -117,8 +117,8 @@ def plot(cases: Sequence[Case], file: Path) -> None:
                 axes.set_yscale("log")
             if axes is axes_row[0]:
                 axes.set_ylabel(label)
-            if axes_row is grid[0]:
-                axes.set_title(f"{matrix}, bf16", fontsize=9)
+    for axes, matrix in zip(grid[0], matrices, strict=True):
+        axes.set_title(f"{matrix}, rank 4, bf16", fontsize=9)
     grid[0][0].legend(fontsize=8)
     for axes in grid[-1]:
         axes.set_xlabel("‖ΔW‖ / ‖W‖")
