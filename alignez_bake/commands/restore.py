@@ -92,7 +92,7 @@ def restore(out: str | Path, base: str | Path | None = None, *, progress: Progre
                 advance()
         shutil.copymode(out, staging)
         # A kill from here on leaves the old folder beside OUT, for the next run to remove.
-        shutil.rmtree(swap_folders(staging, out))
+        shutil.rmtree(_swapped(staging, out))
     return RestoreResult(out, str(parts), tuple(files), left_out)
 
 
@@ -171,6 +171,20 @@ def _recorded(out: Path) -> Path:
         raise BadInputError(
             f"{out} keeps no part of its base (it was not baked with --reversible), and its base is not where it was "
             "when it was baked: name it with --base BASE"
+        ) from error
+
+
+def _swapped(new: Path, out: Path) -> Path:
+    """Give the new folder the name OUT; where the old one lies now.
+
+    Raises:
+        BadInputError: they cannot be renamed; nothing changed.
+    """
+    try:
+        return swap_folders(new, out)
+    except OSError as error:
+        raise BadInputError(
+            f"{out} cannot be replaced ({error.strerror or error}): it is as it was; is it a mount point?"
         ) from error
 
 

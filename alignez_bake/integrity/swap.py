@@ -36,7 +36,7 @@ def swap_folders(new: Path, old: Path) -> Path:
         Where the old folder lies now.
 
     Raises:
-        OSError: the folders cannot be renamed.
+        OSError: the folders cannot be renamed; then both have their names.
     """
     for folder in (new, *_folders_in(new)):
         sync_folder(folder)
@@ -45,7 +45,11 @@ def swap_folders(new: Path, old: Path) -> Path:
         return new
     old.rename(aside(old))
     sync_folder(old.parent)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        aside(old).rename(old)
+        raise
     sync_folder(old.parent)
     return aside(old)
 

@@ -334,6 +334,19 @@ def test_a_kill_leaves_either_and_the_same_command_goes_on(step, how, restored, 
     assert names_in(out.parent) == ["out"]
 
 
+def test_a_folder_that_cannot_be_renamed_stays(copy, made, monkeypatch):
+    def busy(_new, _old):
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(swap, "_exchanged", busy)
+    out = copy("out")
+    with (
+        nothing_written(out.parent),
+        pytest.raises(BadInputError, match=r"cannot be replaced \(Device or resource busy"),
+    ):
+        restore(out, made / "base")
+
+
 def test_without_exchange_of_names_it_takes_two_renames(copy, made, monkeypatch):
     monkeypatch.setattr(swap, "_exchanged", lambda _new, _old: False)
     out = copy("out")

@@ -38,6 +38,22 @@ def test_where_that_cannot_be_it_takes_two(pair, monkeypatch):
     assert not new.exists()
 
 
+def test_where_the_second_of_two_fails_the_first_is_undone(pair, monkeypatch):
+    new, old = pair
+    monkeypatch.setattr(swap, "_exchanged", lambda _new, _old: False)
+    rename = type(new).rename
+
+    def fails(path, target):
+        if path == new:
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(type(new), "rename", fails)
+    with pytest.raises(OSError, match="busy"):
+        swap_folders(new, old)
+    assert (who(old), who(new)) == ("old", "new")
+
+
 def test_killed_between_the_two_it_is_put_back(pair, monkeypatch):
     new, old = pair
     monkeypatch.setattr(swap, "_exchanged", lambda _new, _old: False)
