@@ -218,13 +218,17 @@ def values_off_formula(
     """How many stored values are not the formula's, rounded to nearest.
 
     Each must be the exact value rounded to nearest. The one exception is a value whose exact counterpart lies in
-    the middle between two neighbours but for the noise of summation: there either neighbour is right. Values
+    the middle between two neighbours but for the noise of fp64 summation: there either neighbour is right. Values
     stored in fp64 are compared with 1e-12 of the largest.
+
+    Where values were computed in another arithmetic, which is off by some slack t, the rounded value of any x within t
+    of the exact one is right; rounding is monotonic, so these are the values from that of exact - t to that of
+    exact + t. Nearly always that is one value, or two where the middle between them is as close as t.
 
     Args:
         exact: the formula's values.
         stored: what was found, of the same shape.
-        slack: how far from the middle the exact value may lie, where that is more than the noise of float64.
+        slack: t for each value, where that is more than the noise of float64.
     """
     if stored.dtype == np.float64:
         bound = _FP64_TOLERANCE * max(float(np.abs(exact).max(initial=0.0)), np.finfo(np.float64).tiny)
@@ -235,20 +239,14 @@ def values_off_formula(
     if not off.any():
         return 0
     formula, found = exact[off], stored[off].astype(np.float64)
-    expected = nearest[off].astype(np.float64)
-    # Zero and minus zero are one value; a neighbour's neighbour is never a tie.
-    middle, width = (found + expected) / 2, _TIE_WIDTH * np.abs(found - expected)
     if slack is not None:
-        width = np.maximum(width, np.minimum(slack[off], np.abs(found - expected) / 2))
-    is_tie = (np.abs(formula - middle) <= width) & _are_neighbours(found, expected, stored.dtype)
+        low, high = (cast_once(formula + sign * slack[off], stored.dtype).astype(np.float64) for sign in (-1, 1))
+        return int(np.count_nonzero(~((low <= found) & (found <= high) & np.isfinite(found))))
+    expected = nearest[off].astype(np.float64)
+    middle = (found + expected) / 2
+    is_tie = np.abs(formula - middle) <= _TIE_WIDTH * np.abs(found - expected)
+    # Zero and minus zero are one value; a neighbour's neighbour is never a tie.
     return int(np.count_nonzero(~((found == expected) | (is_tie & np.isfinite(found)))))
-
-
-def _are_neighbours(found: NDArray[np.float64], expected: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Whether no other value of the dtype lies between two."""
-    middle = cast_once((found + expected) / 2, dtype).astype(np.float64)
-    answer: NDArray[Any] = (middle == found) | (middle == expected)
-    return answer
 
 
 def _copied(base: ModelFolder, result: ModelFolder, name: str) -> Iterator[_Job]:

@@ -277,6 +277,24 @@ def test_the_neighbour_of_the_right_value_is_wrong(dtype):
     assert values_off_formula(np.asarray(right, np.float64), np.nextafter(right, dtype(9), dtype=dtype)) == 64
 
 
+@pytest.mark.parametrize(
+    ("exact", "stored", "wrong"),
+    [
+        (1.0, 1.0, False),
+        (1.0 + 2.0**-8 + 1e-9, 1.0, False),  # above the middle by less than the slack
+        (1.0 + 2.0**-8 + 1e-6, 1.0, True),
+        # What is left of large terms: several neighbours lie within the slack.
+        (2.0**-30, 2.0**-30 * (1 + 2.0**-6), False),
+        (2.0**-30, -(2.0**-29), False),
+        (2.0**-30, 2.0**-20, True),
+        (1.0, np.inf, True),
+    ],
+)
+def test_values_of_another_arithmetic_may_be_off_by_its_slack(exact, stored, wrong):
+    slack = np.array([2.0**-26, 0.0])
+    assert values_off_formula(np.array([exact, 2.0]), np.array([stored, 2.0], BF16), slack) == int(wrong)
+
+
 def test_fp64_is_compared_with_1e_12_of_the_largest():
     exact = np.array([1.0, 1e-9])
     assert values_off_formula(np.asarray(exact, np.float64), exact + 0.9e-12) == 0
