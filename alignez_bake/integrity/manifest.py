@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
 from alignez_bake.errors import BadInputError
 from alignez_bake.integrity.folder_files import MANIFEST_FILE
 from alignez_bake.integrity.hashing import ALGORITHMS, DEFAULT, HEX_DIGITS, Algorithm
+from alignez_bake.lowering.rounding import Rounding
 from alignez_bake.safetensors_io.new_file import new_file
 from alignez_bake.safetensors_io.strict_json import parse_object, shown
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Way = Literal["written", "copied", "hard-linked", "reflinked"]
-Rounding = Literal["nearest", "carry"]
 
 FORMAT: Final = 1
 _MAX_BYTES: Final = 256 * 1024 * 1024

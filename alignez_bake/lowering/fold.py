@@ -133,7 +133,6 @@ class EditedTensors:
         _, rows, columns = self.matrices(name)
         folds = self._folds.get(name, [])
         parts: list[Part] = []
-        directions: list[NDArray[Any]] = []
         terms = 0
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is rounded
             projections = self._projections(name, index, folds)
@@ -147,7 +146,6 @@ class EditedTensors:
                 terms += a_matrix.shape[0]
                 if slot.layout == "out_in":
                     parts.append(OutputRows(slot.rows, b_matrix, a_matrix))
-                    directions.append(a_matrix)
                 else:
                     constant = change.delta_bias.astype(dtype) if slot.kind == "embedding" else None
                     b_transposed, a_transposed = (np.ascontiguousarray(matrix.T) for matrix in (b_matrix, a_matrix))
@@ -160,7 +158,6 @@ class EditedTensors:
             tuple(parts),
             tuple(self._writes.get(name, ())),
             terms,
-            np.concatenate(directions) if directions else None,
         )
 
     def rows_of_base(

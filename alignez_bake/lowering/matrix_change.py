@@ -165,8 +165,6 @@ class MatrixChange:
         parts: what is added.
         writes: what is set afterwards; there the parts leave zeros.
         terms: most products that a value is the sum of, for bounds of rounding.
-        directions: the rows A [k, columns] along which its rows change, for rounding that keeps the sums along them;
-            None where rows of the file are inputs.
     """
 
     name: str
@@ -176,7 +174,6 @@ class MatrixChange:
     parts: tuple[Part, ...]
     writes: tuple[Write, ...] = ()
     terms: int = 0
-    directions: NDArray[Any] | None = None
 
     def delta(self, base: NDArray[Any], first: int) -> NDArray[Any]:
         """ΔW of rows [first, first + n).
