@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.streaming.journal import JOURNAL_FILE, check_same, journal_lines
+from alignez_bake.streaming.journal import JOURNAL_FILE, check_same, files_to_keep, journal_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 OURS = "alignez"
@@ -151,6 +151,10 @@ def _locked_folder(staging: Path, out: Path, made: Mapping[str, Any] | None) -> 
         if lines := journal_lines(journal):
             # Hours of work may lie there: not even a run that cannot use them clears them unasked.
             check_same(journal, lines[0], made or {})
+            kept = files_to_keep(journal, lines)
+            # What the weights came with, and what was checked of them, is made anew: nothing says that it is whole.
+            _clear(staging / OURS, {JOURNAL_FILE})
+            _clear(staging, {OURS, *kept})
         else:
             _clear(staging)
         try:
@@ -186,21 +190,38 @@ def publish(staging: Path, out: Path, *, failed: bool) -> Path:
     Returns:
         Where the result lies.
     """
+    _sync(staging)
     (staging / OURS / JOURNAL_FILE).unlink(missing_ok=True)
     target = failed_path(out) if failed else out
     if failed and target.exists():
         shutil.rmtree(target)
     staging.rename(target)
-    directory = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    _sync_one(target.parent)
     return target
 
 
-def _clear(folder: Path) -> None:
+def _sync(folder: Path) -> None:
+    """All of a folder to the disk: after a power cut too, what has the name of a result must be one."""
     for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            _sync(entry)
+        elif entry.is_file():
+            _sync_one(entry)
+    _sync_one(folder)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _clear(folder: Path, kept: Collection[str] = ()) -> None:
+    for entry in folder.iterdir():
+        if entry.name in kept:
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

@@ -37,6 +37,12 @@ class FilePlan:
         """Of the file, in bytes."""
         return len(self.head) + sum(_slot(segment).nbytes for segment in self.segments)
 
+    def offset(self, segment: int) -> int | None:
+        """Where a segment begins in the file, the file's size after the last; None where there is no such segment."""
+        if not 0 <= segment <= len(self.segments):
+            return None
+        return len(self.head) + sum(_slot(before).nbytes for before in self.segments[:segment])
+
     @property
     def is_the_base(self) -> bool:
         """Whether the file is the base's, byte for byte."""

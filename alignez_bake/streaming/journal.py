@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.streaming.written import WrittenFile, WrittenTensor, tensor_from_json
+from alignez_bake.lowering.delivery import DeliverySums
+from alignez_bake.lowering.rounding import Rounding
+from alignez_bake.streaming.written import Way, WrittenFile, WrittenTensor, tensor_from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 JOURNAL_FILE: Final = "journal.jsonl"
@@ -70,17 +72,11 @@ class Journal:
         lines = journal_lines(path)
         if lines:
             check_same(path, lines[0], made)
-        try:
-            for line in lines[1:]:
-                if "done" in line:
-                    written = WrittenFile.from_json(line["done"])
-                    self.done[written.name] = written
-                else:
-                    tensors = tuple(tensor_from_json(tensor) for tensor in line["tensors"])
-                    checkpoint = Checkpoint(**{**line, "tensors": tensors})
-                    self.checkpoints[checkpoint.file] = checkpoint
-        except (KeyError, TypeError, AttributeError) as error:
-            raise BadInputError(f"{path} is damaged ({error}): remove {path.parents[1]}, and start anew") from None
+        for noted in _noted(path, lines):
+            if isinstance(noted, Checkpoint):
+                self.checkpoints[noted.file] = noted
+            else:
+                self.done[noted.name] = noted
         # The rest of a cut line would run into the next one, so what was read is written anew.
         with path.with_name(f"{path.name}.partial").open("wb") as file:
             for line in lines or [dict(made)]:
@@ -121,10 +117,24 @@ def journal_lines(path: Path) -> list[dict[str, Any]]:
     try:
         lines = [json.loads(line) for line in whole]
     except (ValueError, RecursionError):
-        raise BadInputError(f"{path} is damaged: remove {path.parents[1]}, and start anew") from None
+        raise _damaged(path) from None
     if not all(isinstance(line, dict) for line in lines):
-        raise BadInputError(f"{path} is damaged: remove {path.parents[1]}, and start anew")
+        raise _damaged(path)
     return lines
+
+
+def files_to_keep(path: Path, lines: Sequence[dict[str, Any]]) -> set[str]:
+    """Names of the files, whole and not, that a journal's lines say something of.
+
+    Raises:
+        BadInputError: the journal is damaged.
+    """
+    return {partial_name(noted.file) if isinstance(noted, Checkpoint) else noted.name for noted in _noted(path, lines)}
+
+
+def partial_name(name: str) -> str:
+    """Of a weight file that is not whole: one that no loader takes for weights."""
+    return f"{name}.partial"
 
 
 def check_same(path: Path, begun: Mapping[str, Any], made: Mapping[str, Any]) -> None:
@@ -133,12 +143,71 @@ def check_same(path: Path, begun: Mapping[str, Any], made: Mapping[str, Any]) ->
     Raises:
         BadInputError: the message says in what the two differ.
     """
-    differing = sorted(key for key in {*begun, *made} if begun.get(key) != made.get(key))
-    if differing:
+    differing = [key for key in sorted(made) if key not in begun or begun[key] != made[key]]
+    if differing or begun.keys() - made.keys():
         raise BadInputError(
-            f"{path.parents[1]} is an unfinished result of another bake (other {', '.join(differing)}): run "
+            f"{path.parents[1]} is an unfinished result of another bake (other {', '.join(differing) or 'kind'}): run "
             "that command again to finish it, remove the folder, or choose another --out"
         )
+
+
+def _noted(path: Path, lines: Sequence[dict[str, Any]]) -> Iterator[Checkpoint | WrittenFile]:
+    """What the lines after the first say; each value is of the type that is written."""
+    for line in lines[1:]:
+        try:
+            noted = WrittenFile.from_json(line["done"]) if "done" in line else _checkpoint(line)
+        except (KeyError, TypeError, AttributeError):
+            raise _damaged(path) from None
+        if not (_is_of_a_file(noted) if isinstance(noted, WrittenFile) else _is_a_place(noted)):
+            raise _damaged(path)
+        yield noted
+
+
+def _checkpoint(line: Mapping[str, Any]) -> Checkpoint:
+    return Checkpoint(**{**line, "tensors": tuple(tensor_from_json(tensor) for tensor in line["tensors"])})
+
+
+def _is_of_a_file(noted: WrittenFile) -> bool:
+    return (
+        _is_name(noted.name)
+        and noted.way in get_args(Way)
+        and type(noted.size) is int
+        and _are_texts(noted.hash, noted.base_hash)
+        and all(_is_tensor(tensor) for tensor in noted.tensors)
+    )
+
+
+def _is_a_place(noted: Checkpoint) -> bool:
+    return (
+        _is_name(noted.file)
+        and type(noted.segment) is int
+        and type(noted.offset) is int
+        and _are_texts(noted.hash, noted.base_hash or "")
+        and all(_is_tensor(tensor) for tensor in noted.tensors)
+    )
+
+
+def _is_tensor(tensor: WrittenTensor) -> bool:
+    sums = tensor.sums or DeliverySums()
+    return (
+        _are_texts(tensor.name, tensor.hash, tensor.base_hash or "")
+        and tensor.rounding in get_args(Rounding)
+        and all(type(value) in (int, float) for value in (sums.aligned, sums.change, sums.residual, sums.base))
+        and (sums.exponent is None or type(sums.exponent) is int)
+    )
+
+
+def _is_name(value: object) -> bool:
+    """Whether it names a file of the folder itself."""
+    return isinstance(value, str) and value not in ("", ".", "..") and "/" not in value and "\0" not in value
+
+
+def _are_texts(*values: object) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def _damaged(path: Path) -> BadInputError:
+    return BadInputError(f"{path} is damaged: remove {path.parents[1]}, and start anew")
 
 
 def _encoded(line: Mapping[str, Any]) -> bytes:

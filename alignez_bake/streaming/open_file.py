@@ -10,7 +10,7 @@ from alignez_bake.file_sharing import cloned, linked, reserve
 from alignez_bake.integrity.hashing import Algorithm, Hasher, hash_file, new_hasher
 from alignez_bake.lowering.delivery import DeliverySums
 from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
-from alignez_bake.streaming.journal import Checkpoint
+from alignez_bake.streaming.journal import Checkpoint, partial_name
 from alignez_bake.streaming.written import Way, WrittenFile, WrittenTensor
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class OpenFile:
             BadInputError: the base's file changed.
         """
         self.plan, self.path = plan, folder / plan.name
-        self.partial = self.path.with_name(f"{plan.name}.partial")
+        self.partial = self.path.with_name(partial_name(plan.name))
         self._algorithm: Algorithm = algorithm
         self._descriptor: int | None = None
         self._tensors: list[WrittenTensor] = []
@@ -65,14 +65,24 @@ class OpenFile:
         self.first, self.offset = 0, 0
         self._hash, self._base_hash = new_hasher(algorithm), new_hasher(algorithm)
         self.way: Way = "written"
-        if plan.is_the_base and done is None:
-            self.way = self._shared(link=link)
-        if self.way in ("written", "copied"):
-            self._descriptor = os.open(self.partial, _OPEN, 0o666)
+        if plan.is_the_base:
+            # There are places to go on from in copies alone.
+            self.way = self._shared(link=link) if done is None else "copied"
+        if self.is_shared:
+            self._take_heads()
+            return
+        self._descriptor = _own_file(self.partial)
+        try:
             if done is None or not self._resumed(done):
                 self._begin()
-        else:
-            self._take_heads()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its bytes are the base's own, so that nothing is written."""
+        return self.way in ("hard-linked", "reflinked")
 
     def take(self, block: Block) -> None:
         """Write and hash the next bytes."""
@@ -151,6 +161,9 @@ class OpenFile:
 
     def _shared(self, *, link: bool) -> Way:
         self.partial.unlink(missing_ok=True)
+        # What a run left that was killed before it noted the file; and of two names of one file none gives way to the
+        # other.
+        self.path.unlink(missing_ok=True)
         source = self.plan.source.path.resolve(strict=True)
         if cloned(source, self.partial):
             return "reflinked"
@@ -172,11 +185,13 @@ class OpenFile:
     def _resumed(self, done: Checkpoint) -> bool:
         """Whether what lies there is what was noted; if so, it is gone on with."""
         assert self._descriptor is not None
-        if os.fstat(self._descriptor).st_size < done.offset or done.segment > len(self.plan.segments):
+        if done.offset != self.plan.offset(done.segment) or os.fstat(self._descriptor).st_size < done.offset:
             return False
         remaining, at = done.offset, 0
         while remaining:
             data = os.pread(self._descriptor, min(BLOCK_BYTES, remaining), at)
+            if not data:
+                return False
             self._hash.update(data)
             at, remaining = at + len(data), remaining - len(data)
         if self.plan.passes_base:
@@ -199,6 +214,16 @@ class OpenFile:
                 buffer = bytearray(min(BLOCK_BYTES, max(ends) - begin))
                 read_into(file, source, begin, memoryview(buffer))
                 self._base_hash.update(buffer)
+
+
+def _own_file(path: Path) -> int:
+    """A file to write into, open; what lies there is kept, unless it is a file of another name too.
+
+    A killed run with hard links may have left one to the base's file: what is written there is written to the base.
+    """
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1):
+        path.unlink()
+    return os.open(path, _OPEN, 0o666)
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Future
 
 Tag = TypeVar("Tag")
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 def in_order(
     jobs: Iterable[tuple[Tag, Callable[[], Result]]], *, workers: int, ahead: int
-) -> Iterator[tuple[Tag, Result]]:
+) -> Generator[tuple[Tag, Result]]:
     """The results of jobs, in order, while later ones run already.
 
     Jobs begin in order, so one may wait for a result of an earlier one. An error of a job is raised in its place; what
@@ -39,6 +39,7 @@ def in_order(
             first, future = waiting.popleft()
             yield first, future.result()
     finally:
-        for _, future in waiting:
+        # The last first: a job that waits for an earlier one must not begin once that is cancelled.
+        for _, future in reversed(waiting):
             future.cancel()
         pool.shutdown()

@@ -9,12 +9,13 @@ is busy from early on.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 
+from alignez_bake.integrity.hashing import hash_file
 from alignez_bake.streaming.open_file import OpenFile
 from alignez_bake.streaming.ordered import in_order
 from alignez_bake.thread_limits import one_blas_thread, worker_count
@@ -81,6 +82,7 @@ def write_weights(
     """
     workers = worker_count()
     _keep_freed_memory()
+    _check_finished(journal, folder, algorithm)
     total = sum(plan.size for plan in plans)
     with (
         ExitStack() as opened,
@@ -99,21 +101,30 @@ def write_weights(
 
         counted = sum(journal.done[plan.name].size for plan in plans if plan.name in journal.done)
         advance(counted // _MEGABYTE)
-        for step, block in in_order(_steps(files()), workers=workers, ahead=2 * workers + 2):
-            file = step.file
-            if step.what == "begin":
-                file.begin_segment(file.plan.segments[step.segment])
-            elif block is not None:
-                file.take(block)
-                before, counted = counted, counted + len(block.written)
-                advance(counted // _MEGABYTE - before // _MEGABYTE)
-                syncing.written(file, len(block.written))
-            elif step.what == "end":
-                file.end_segment()
-                syncing.safe_place(file, step.segment + 1)
-            elif step.what == "file":
-                syncing.finish(file)
+        with closing(in_order(_steps(files()), workers=workers, ahead=2 * workers + 2)) as steps:
+            for step, block in steps:
+                file = step.file
+                if step.what == "begin":
+                    file.begin_segment(file.plan.segments[step.segment])
+                elif block is not None:
+                    file.take(block)
+                    before, counted = counted, counted + len(block.written)
+                    advance(counted // _MEGABYTE - before // _MEGABYTE)
+                    syncing.written(file, len(block.written))
+                elif step.what == "end":
+                    file.end_segment()
+                    syncing.safe_place(file, step.segment + 1)
+                elif step.what == "file":
+                    syncing.finish(file)
     return tuple(journal.done[plan.name] for plan in plans)
+
+
+def _check_finished(journal: Journal, folder: Path, algorithm: Algorithm) -> None:
+    """Forget the finished files that are no longer what was noted: they are written anew."""
+    for file in list(journal.done.values()):
+        path = folder / file.name
+        if path.is_symlink() or not path.is_file() or hash_file(path, algorithm) != (file.size, file.hash):
+            del journal.done[file.name]
 
 
 def _keep_freed_memory() -> None:
@@ -178,10 +189,12 @@ class _Syncing:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            for future in self._waiting:
-                future.result()
-        self._pool.shutdown(cancel_futures=True)
+        try:
+            if kind is None:
+                for future in self._waiting:
+                    future.result()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
 
     def written(self, file: OpenFile, count: int) -> None:
         """Bytes that are not synced yet."""
@@ -193,7 +206,7 @@ class _Syncing:
 
     def safe_place(self, file: OpenFile, segment: int) -> None:
         """A segment begins here: a run that is killed later may go on from it."""
-        if self._unnoted < _CHECKPOINT_BYTES:
+        if file.is_shared or self._unnoted < _CHECKPOINT_BYTES:
             return
         self._unnoted = self._unsynced = 0
         checkpoint = file.checkpoint(segment)
