@@ -14,6 +14,7 @@ modules) alike. This module does not import torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar, get_args
 
@@ -98,11 +99,13 @@ class Edit:
                 raise BadInputError(f"{place} has {what} {value!r}: use one of {', '.join(legal_values)}")
         if isinstance(self.strength, bool) or not isinstance(self.strength, int | float):
             raise BadInputError(f"{place} has strength {self.strength!r}: it must be a number")
-        if not np.isfinite(self.strength):
-            raise BadInputError(f"{place} has strength {self.strength}: it must be finite")
+        if not is_finite_number(self.strength):
+            raise BadInputError(f"{place} has strength {self.strength!s:.40}: it must be finite, as a float is")
         object.__setattr__(self, "strength", float(self.strength))
-        if self.objective is not None and (not isinstance(self.objective, str) or not self.objective):
-            raise BadInputError(f"{place} has objective {self.objective!r}: it must be a non-empty string")
+        if self.objective is not None and not (
+            isinstance(self.objective, str) and self.objective and self.objective.isprintable()
+        ):
+            raise BadInputError(f"{place} has objective {self.objective!r}: it must be a non-empty string of printable characters")
         for name, dimensions in (("left", 2), ("right", 2), ("offset", 1), ("bias", 1)):
             object.__setattr__(self, name, _checked_array(getattr(self, name), f"{place}: {name}", dimensions))
         self._check_shapes(place)
@@ -211,6 +214,14 @@ class Edit:
             ):
                 return False
         return True
+
+
+def is_finite_number(value: float) -> bool:
+    """Whether a number is finite, and a whole one within the range of floats."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _checked_array(value: object, what: str, dimensions: int) -> FloatArray | None:

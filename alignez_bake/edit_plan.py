@@ -13,8 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from alignez_bake.edit import is_finite_number
 from alignez_bake.errors import BadInputError
 from alignez_bake.formula import apply_groups
 
@@ -71,7 +70,7 @@ class EditPlan:
             if objective not in self.objectives:
                 known = ", ".join(self.objectives) or "none"
                 raise BadInputError(f"no edit has the objective {objective!r}: the plan's objectives are {known}")
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not np.isfinite(weight):
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not is_finite_number(weight):
                 raise BadInputError(f"weight {weight!r} of objective {objective!r} must be a finite number")
 
     @property
