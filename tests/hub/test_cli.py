@@ -116,21 +116,24 @@ def test_a_record_downloads_nothing(aligned, filled, pushed, tmp_path):
     """Whoever wrote it may name any repository, of any size."""
     named = f"user/base@{filled.new}"
     before = len(filled.hub.requests)
-    for command in (("verify", aligned[0]), ("compare", "--aligned", aligned[0])):
-        line = refusal(cli(filled.hub.env(home="empty"), *command))
-        assert line.endswith(
-            f"the base of {aligned[0]} is {named} on the hub, which is not in this machine's cache: name it with "
-            f"--model {named}"
-        )
+    missing = (
+        f"the base of {aligned[0]} is {named} on the hub, which is not in this machine's cache: name it with "
+        f"--model {named}"
+    )
+    tensors = ("--level", "tensors")
+    for command in (("verify", aligned[0], *tensors), ("compare", "--aligned", aligned[0])):
+        assert missing in refusal(cli(filled.hub.env(home="empty"), *command))
+    ran = cli(filled.hub.env(home="empty"), "verify", aligned[0], "--json")
+    assert missing in ran.json["manifest"]["not_checked"][0]
     # A base of which the cache has a part is not there either.
     cached = filled.hub.folder / "home" / "hub" / "models--user--base"
     copied = filled.hub.folder / "part" / "hub" / "models--user--base"
     shutil.copytree(cached, copied, symlinks=True)
     (copied / "snapshots" / filled.new / "model.safetensors").unlink()
-    assert "not in this machine's cache" in refusal(cli(filled.hub.env(home="part"), "verify", aligned[0]))
+    assert "not in this machine's cache" in refusal(cli(filled.hub.env(home="part"), "verify", aligned[0], *tensors))
     # A folder of that name is no base of the hub.
     shutil.copytree(filled.base, tmp_path / f"user/base@{filled.old}")
-    ran = cli(filled.hub.env(home="empty"), "verify", pushed["edits"][0], cwd=tmp_path)
+    ran = cli(filled.hub.env(home="empty"), "verify", pushed["edits"][0], *tensors, cwd=tmp_path)
     assert "not in this machine's cache" in refusal(ran)
     assert len(filled.hub.requests) == before
 
