@@ -9,7 +9,7 @@ from alignez_bake.safetensors_io.header import Header, TensorEntry, read_header
 from alignez_bake.safetensors_io.index import rewrite_index
 from alignez_bake.safetensors_io.names import resolve_key
 from alignez_bake.safetensors_io.reader import TensorFolder, open_folder
-from alignez_bake.safetensors_io.writer import copy_with_replacements, rewrite_file, write_tensors
+from alignez_bake.safetensors_io.writer import copy_with_replacements, write_tensors
 
 __all__ = [
     "Header",
@@ -25,7 +25,6 @@ __all__ = [
     "open_folder",
     "read_header",
     "resolve_key",
-    "rewrite_file",
     "rewrite_index",
     "tensors_sha256",
     "write_tensors",

@@ -1,9 +1,9 @@
 """Writing safetensors files as a stream: never more than one tensor and one block in memory.
 
-Four ways: `copy_with_replacements` keeps the file byte for byte but for the data of some tensors;
-`rewrite_file` keeps tensors, their order and the metadata, and changes float dtypes; `assemble_file` puts a file
-together from tensors of another and new ones; `write_tensors` makes a file of arrays. Each file appears whole or not
-at all, is synced, and is read back: its checked header is returned.
+Three ways: `copy_with_replacements` keeps the file byte for byte but for the data of some tensors; `assemble_file`
+puts a file together from tensors of another and new ones; `write_tensors` makes a file of arrays. Each file appears
+whole or not at all, is synced, and is read back: its checked header is returned. Bakes are written by
+`alignez_bake.streaming`, which shares the layout with these.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from alignez_bake.safetensors_io.dtypes import (
     is_plain_float,
     numpy_dtype_of,
 )
-from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, iter_range, read_tensor
+from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, iter_range
 from alignez_bake.safetensors_io.header import MAX_HEADER_BYTES, METADATA_KEY, Header, TensorEntry, read_header
 from alignez_bake.safetensors_io.new_file import new_file
 from alignez_bake.safetensors_io.strict_json import shown
@@ -37,14 +37,12 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 Replacements = Mapping[str, Array] | Callable[[str], Array | None]
-DtypeOf = Callable[[str, TensorEntry], str]
-Transform = Callable[[str, Array], Array]
 
 _ALIGNMENT: Final = 8
 
 
 class TensorSlot(NamedTuple):
-    """A tensor of a file to be written."""
+    """A tensor of a file to be written: its key, the file's spelling of its dtype, its dimensions."""
 
     name: str
     dtype: str
@@ -52,6 +50,7 @@ class TensorSlot(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """Size of its data in bytes."""
         return math.prod(self.shape) * BY_NAME[self.dtype].bits // 8
 
 
@@ -94,51 +93,6 @@ def copy_with_replacements(source: Header | str | Path, target: str | Path, repl
                 )
             _write_values(file, array, TensorSlot(entry.name, entry.dtype, entry.shape), target)
             del array  # before the next one is made
-    return read_header(target)
-
-
-def rewrite_file(
-    source: Header | str | Path, target: str | Path, dtype_of: DtypeOf, transform: Transform | None = None
-) -> Header:
-    """Write a file anew with other float dtypes, or other values, or both.
-
-    Tensors keep their order and the metadata stays. Only where the new sizes would leave a tensor at an offset that
-    its dtype cannot be read from are the tensors sorted, stably, the widest first. Integers, booleans and complex
-    numbers are copied; neither function is called for them.
-
-    Args:
-        source: the file, or its header as `TensorFolder.header` gives it.
-        target: the file to write; may be `source` itself.
-        dtype_of: from name and entry of a float tensor to its new dtype: the stored one, or F64, F32, F16, BF16.
-        transform: from name and stored values of a float tensor to new values of the same shape, in any float
-            dtype; they are rounded once, to nearest. It may return its argument, which it may also change in
-            place. It is not called for values packed below one byte (F4, F6).
-
-    Returns:
-        The header of the new file.
-
-    Raises:
-        BadInputError: `source` cannot be read or changes, `target` cannot be written, a finite value overflows
-            the new dtype, or a narrow code (F8, F6, F4), which means nothing without its scale, is to be cast.
-        ValueError: a dtype or shape that the two functions must not return.
-    """
-    header, target = _header(source), Path(target)
-    slots = aligned([_new_slot(entry, dtype_of) for entry in header.entries.values()])
-    with new_file(target) as file:
-        file.write(encode_header(slots, header.metadata))
-        for slot in slots:
-            entry = header.entries[slot.name]
-            editable = transform is not None and is_float(entry.dtype) and BY_NAME[entry.dtype].numpy is not None
-            if slot.dtype == entry.dtype and not editable:
-                _copy(file, header, entry)
-                continue
-            array = read_tensor(header, entry)
-            if transform is not None:
-                array = transform(entry.name, array)
-            if array.shape != entry.shape:
-                raise ValueError(f"transform of {shown(entry.name)} gave shape {array.shape}, not {entry.shape}")
-            _write_values(file, array, slot, target)
-            del array  # before the next one is read
     return read_header(target)
 
 
@@ -232,13 +186,6 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Array], metadata: Mapp
 
 def _header(source: Header | str | Path) -> Header:
     return source if isinstance(source, Header) else read_header(source)
-
-
-def _new_slot(entry: TensorEntry, dtype_of: DtypeOf) -> TensorSlot:
-    dtype = dtype_of(entry.name, entry) if is_float(entry.dtype) else entry.dtype
-    if dtype != entry.dtype and not (dtype in BY_NAME and is_plain_float(dtype)):
-        raise ValueError(f"{shown(entry.name)} cannot become {dtype!r}: use {entry.dtype}, F64, F32, F16 or BF16")
-    return TensorSlot(entry.name, dtype, entry.shape)
 
 
 def aligned(slots: list[TensorSlot]) -> list[TensorSlot]:
