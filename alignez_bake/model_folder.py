@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alignez_bake.architectures.architecture import Architecture, architecture_for
 from alignez_bake.edit_plan import BaseFingerprint
 from alignez_bake.errors import BadInputError
+from alignez_bake.fp8_blocks import STORED, fp8_blocks
 from alignez_bake.safetensors_io.fingerprint import config_sha256, tensors_sha256
 from alignez_bake.safetensors_io.folder_layout import check_inside
 from alignez_bake.safetensors_io.reader import open_folder
@@ -17,6 +18,7 @@ from alignez_bake.safetensors_io.strict_json import parse_object, shown
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from alignez_bake.fp8_blocks import Fp8Blocks
     from alignez_bake.safetensors_io.reader import TensorFolder
 
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
@@ -36,17 +38,24 @@ class ModelFolder:
         config: config.json.
         architecture: where its sites lie.
         tensors: lazy reader of its safetensors files.
+        fp8_blocks: how its FP8 weights are scaled; None where it has none.
     """
 
     path: Path
     config: dict[str, Any]
     architecture: Architecture
     tensors: TensorFolder
+    fp8_blocks: Fp8Blocks | None = None
 
     @property
     def num_layers(self) -> int:
         """Number of decoder layers."""
         return self.architecture.num_layers(self.config)
+
+    def dtype_of_edited(self, name: str) -> str:
+        """The dtype that a tensor has in a result once it is edited: the stored one, BF16 for FP8 codes."""
+        coded = self.fp8_blocks is not None and self.fp8_blocks.is_coded(self.tensors, name)
+        return STORED if coded else self.tensors.entry(name).dtype
 
     @cached_property
     def fingerprint(self) -> BaseFingerprint:
@@ -83,21 +92,23 @@ def read_config(path: Path) -> dict[str, Any]:
     return parse_object(data, str(file))
 
 
-def open_model_folder(path: Path) -> ModelFolder:
+def open_model_folder(path: Path, *, fp8: bool = False) -> ModelFolder:
     """Open a causal language model's folder, and refuse by name what cannot be baked.
+
+    Args:
+        path: the folder.
+        fp8: whether FP8 weights with a scale a block are known to the caller; its tensors are codes then.
 
     Raises:
         BadInputError: no such folder, no model, no causal head, quantised or pickled weights, an
             architecture that is not described, or damaged files.
     """
     config = read_config(path)
-    quantization = config.get("quantization_config")
-    if quantization is not None:
-        method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
-        way_out = _DEQUANTISE.get(method, "") if isinstance(method, str) else ""
+    blocks = _fp8_blocks(path, config)
+    if blocks is not None and not fp8:
         raise BadInputError(
-            f"{path} holds quantised weights (quant_method {shown(method)}), into which an edit cannot be folded: "
-            f"use the unquantised base, bake it, and quantise the result{way_out}"
+            f"{path} holds FP8 weights with a scale a block, which `bake --as checkpoint`, `verify` and `restore` "
+            "alone read: use the unquantised base here; edits made for it fold into this one with --allow-other-base"
         )
     classes = config.get("architectures") or []
     if not isinstance(classes, list):
@@ -119,4 +130,27 @@ def open_model_folder(path: Path) -> ModelFolder:
             f"{path}/config.json says {shown(layers)} layers, but the files hold {len(tensors)} tensors: they do not "
             "belong together"
         )
-    return ModelFolder(path, config, architecture, tensors)
+    return ModelFolder(path, config, architecture, tensors, blocks)
+
+
+def _fp8_blocks(path: Path, config: dict[str, Any]) -> Fp8Blocks | None:
+    """How FP8 weights are scaled; None where weights are not quantised.
+
+    Raises:
+        BadInputError: any other quantised format, by name.
+    """
+    quantization = config.get("quantization_config")
+    if quantization is None:
+        return None
+    if isinstance(quantization, dict):
+        try:
+            if (blocks := fp8_blocks(quantization)) is not None:
+                return blocks
+        except BadInputError as error:
+            raise BadInputError(f"{path}: {error}") from None
+    method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else "unknown"
+    way_out = _DEQUANTISE.get(method, "") if isinstance(method, str) else ""
+    raise BadInputError(
+        f"{path} holds quantised weights (quant_method {shown(method)}), into which an edit cannot be folded: "
+        f"use the unquantised base, bake it, and quantise the result{way_out}"
+    )

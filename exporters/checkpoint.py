@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
-    from alignez_bake.streaming.written import WrittenFile
 
 
 class CheckpointExporter(NeedsNoModel):
@@ -55,14 +54,20 @@ class CheckpointExporter(NeedsNoModel):
     highest_level: Level = "forward"
     options: frozenset[Option] = frozenset({"link", "rounding"})
     streams = True
+    reads_fp8 = True
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit folds at this slot."""
         return fold_refusal(edit, slot)
 
     def check(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> None:
-        """Refuse inserts that no generated code can carry, and unknown dtypes."""
+        """Refuse inserts that no generated code can carry, unknown dtypes, and what an FP8 base does not allow."""
         check_dtype(settings.dtype)
+        if base.fp8_blocks is not None and settings.dtype is not None:
+            raise BadInputError(
+                f"{base.path} holds FP8 weights, which stay as they are where there is no edit: leave --dtype out, or "
+                "use the unquantised base"
+            )
         checkpoint_contents(base, lowering)
 
     def bytes_needed(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> int:
@@ -94,7 +99,7 @@ class CheckpointExporter(NeedsNoModel):
         )
         if base.tensors.index is not None:
             headers = {file: read_header(out / file) for file in base.tensors.files}
-            rewrite_index(base.tensors.index, out / base.tensors.index.name, headers)
+            rewrite_index(base.tensors.index, out / base.tensors.index.name, headers, dropped=contents.dropped)
         skipped = copy_base_files(base.path, out, base.tensors.files)
         config = contents.config if dtype is None else with_dtype(contents.config, dtype)
         if config != base.config:
@@ -102,13 +107,14 @@ class CheckpointExporter(NeedsNoModel):
             (out / "config.json").write_text(text, encoding="utf-8")
         for name, text in {**contents.code, **contents.rewritten}.items():
             (out / name).write_text(text, encoding="utf-8")
-        notes = tuple(note for file in written for note in _way_notes(file, link=settings.link))
-        return Exported(skipped, notes, written, certify_written(base, open_model_folder(out), lowering, written))
+        notes = tuple(f"{file.name}: {file.way}" for file in written if file.way in ("hard-linked", "reflinked"))
+        result = open_model_folder(out, fp8=True)
+        return Exported(skipped, notes, written, certify_written(base, result, lowering, written))
 
     def certify_tensors(self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> LevelCertificate:
         """Every tensor, config entry and file against formula and base."""
         return certify_tensors(
-            base, open_model_folder(out), lowering, rounding=recorded_rounding(out), progress=progress
+            base, open_model_folder(out, fp8=True), lowering, rounding=recorded_rounding(out), progress=progress
         )
 
     def reload(
@@ -128,15 +134,6 @@ class CheckpointExporter(NeedsNoModel):
             _check_code(contents, result, trust_remote_code=trust_remote_code)
         loaded = load_model(result, device=device, trust_remote_code=trust_remote_code or bool(contents.code))
         return TorchResult(loaded, base, lowering, device, trust_remote_code=trust_remote_code)
-
-
-def _way_notes(file: WrittenFile, *, link: bool) -> list[str]:
-    """How a weight file came to be, where that is no plain writing, or was asked for and could not be."""
-    if file.way in ("hard-linked", "reflinked"):
-        return [f"{file.name}: {file.way}"]
-    if link and file.way == "copied":
-        return [f"{file.name}: copied, since --link cannot make a hard link to the base's file from here"]
-    return []
 
 
 def _check_code(contents: CheckpointContents, result: ModelFolder, *, trust_remote_code: bool) -> None:

@@ -53,6 +53,9 @@ def _segment(
     same = source is not None and source.shape == entry.shape
     if name in contents.edited:
         place = (source.begin, source.end) if source is not None and same else None
+        if contents.dtype_of(name) != entry.dtype:  # FP8 codes: what is edited are the numbers that they stand for
+            stored_as = contents.edited.base_dtype(name)
+            return EditedTensor(contents.edited, name, contents.dtype_of(name), entry.shape, stored_as, None, rounding)
         return EditedTensor(contents.edited, name, new, entry.shape, entry.dtype, place, rounding)
     if source is None or not contents.is_copied(name):
 

@@ -49,6 +49,7 @@ class OnnxExporter:
     options: frozenset[Option] = frozenset({"opset", "external_data", "optimise", "weight_bits"})
     inserts_need_code = False
     streams = False
+    reads_fp8 = False
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit folds at this slot."""

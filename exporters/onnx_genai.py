@@ -66,6 +66,7 @@ class OnnxGenaiExporter:
     options: frozenset[Option] = frozenset()
     inserts_need_code = False
     streams = False
+    reads_fp8 = False
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the edit folds at this slot."""

@@ -156,6 +156,7 @@ class Exporter(Protocol):
         inserts_need_code: whether an inserted module makes the artefact one that needs `--trust-remote-code`.
         streams: whether an export looks at all of the base's values, certifies level `tensors` as it writes, and goes
             on with what a killed run of the same bake left.
+        reads_fp8: whether it knows what FP8 weights with a scale a block are.
     """
 
     name: str
@@ -168,6 +169,7 @@ class Exporter(Protocol):
     options: frozenset[Option]
     inserts_need_code: bool
     streams: bool
+    reads_fp8: bool
 
     def supports(self, edit: Edit, slot: Slot) -> Refusal | None:
         """None if the artefact can carry the edit at this slot without inserted modules, else the reason."""
@@ -228,6 +230,7 @@ class NeedsNoModel:
     options: frozenset[Option] = frozenset()
     inserts_need_code: bool = True
     streams: bool = False
+    reads_fp8: bool = False
 
 
 class RunsElsewhere(NeedsNoModel):

@@ -45,6 +45,7 @@ _VALUES: Final[Mapping[str, type]] = {
     "options": frozenset,
     "inserts_need_code": bool,
     "streams": bool,
+    "reads_fp8": bool,
 }
 _METHODS: Final = ("supports", "check", "bytes_needed", "export", "certify_tensors", "reload")
 

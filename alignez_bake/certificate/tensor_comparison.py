@@ -181,7 +181,7 @@ class _EditedMatrix:
         change, exact = self.prepared.change, base + delta
         if self.rounded.rounding == "nearest" and not (wrong := values_off_formula(exact, stored)):
             return wrong
-        old, new = (model.tensors.entry(change.name).dtype for model in (self.contents.home, self.result))
+        old, new = self.contents.edited.base_dtype(change.name), self.result.tensors.entry(change.name).dtype
         slack = None
         if arithmetic_dtype(old, new) is np.float32:
             slack = arithmetic_tolerance(change.magnitude(base, first), change.terms, np.dtype(np.float32))

@@ -149,7 +149,7 @@ def _certificate(
     reasons.extend(_dtype_reasons(contents, result, stored_names))
     verdict, final_reasons = judged(reasons, deliveries, lowering)
     dtypes = {result.tensors.entry(name).dtype for name in stored_names}
-    changed = dtypes != {contents.home.tensors.entry(name).dtype for name in stored_names}
+    changed = dtypes != {contents.dtype_of(name) for name in stored_names}
     return TensorsCertificate(
         verdict,
         final_reasons,
@@ -261,7 +261,7 @@ def _dtype_reasons(contents: CheckpointContents, result: ModelFolder, names: lis
     Plain `from_pretrained` casts every weight to the dtype of config.json: it would round another one again.
     """
     config = contents.config
-    pairs = {(contents.home.tensors.entry(name).dtype, result.tensors.entry(name).dtype) for name in names}
+    pairs = {(contents.dtype_of(name), result.tensors.entry(name).dtype) for name in names}
     if all(old == new for old, new in pairs):
         expected = {key: config[key] for key in DTYPE_KEYS if key in config}
     else:

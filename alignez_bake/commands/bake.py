@@ -152,12 +152,12 @@ def bake(
     """
     folder, out = base_folder(model, trust_remote_code=trust_remote_code), Path(out)
     progress = progress or NoProgress()
-    base = open_model_folder(folder)
+    exporter = exporter_named(artefact)
+    base = open_model_folder(folder, fp8=exporter.reads_fp8)
     check_output(out, folder)
     plan = plan_of(edits, weights)
     check_base(plan, base, allow_other_base=allow_other_base)
-    exporter = exporter_named(artefact)
-    verify = checked_level(exporter, verify)
+    verify = checked_level(exporter, verify, base)
     runs_on = device if verify == "forward" else None
     settings = ExportSettings(
         check_dtype(dtype),
@@ -280,8 +280,13 @@ def _verdict(levels: Sequence[LevelCertificate], refit: Refitted | None) -> Verd
     return worst([*lost, *(level.verdict for level in levels)])
 
 
-def checked_level(exporter: Exporter, level: Level | None) -> Level:
+def checked_level(exporter: Exporter, level: Level | None, base: ModelFolder | None = None) -> Level:
     """The level that an artefact is certified at: the one asked for, else the exporter's own.
+
+    Args:
+        exporter: of the artefact.
+        level: what is asked for.
+        base: its base, where that is open already.
 
     Raises:
         BadInputError: `level` is above what the artefact can be checked at.
@@ -290,6 +295,11 @@ def checked_level(exporter: Exporter, level: Level | None) -> Level:
         raise BadInputError(
             f"a result of --as {exporter.name} does not run here, so it cannot be verified at level 'forward': use "
             "level 'tensors'"
+        )
+    if level == "forward" and base is not None and base.fp8_blocks is not None:
+        raise BadInputError(
+            f"{base.path} holds FP8 weights, which are not run here, so that nothing can be verified at level "
+            "'forward': use level 'tensors'"
         )
     return exporter.default_level if level is None else level
 

@@ -60,9 +60,9 @@ def open_result(out: Path, model: str | Path | None) -> OpenedResult:
     """
     record = read_record(out)
     plan = read_result_edits(out)
-    base = open_model_folder(recorded_base(out) if model is None else base_folder(model))
-    _check_recorded_base(record, base, out)
     exporter = exporter_named(str(record.get("artefact")))
+    base = open_model_folder(recorded_base(out) if model is None else base_folder(model), fp8=exporter.reads_fp8)
+    _check_recorded_base(record, base, out)
     lowering = lower(plan, base, exporter, code=True, dtype=FILE_DTYPES.get(str(record.get("dtype"))))
     lowering.require_complete()
     return OpenedResult(out, base, exporter, lowering)

@@ -155,7 +155,7 @@ def _base_parts(out: Path, base: str | Path | None) -> BaseParts:
     """
     if base is None and (out / BASE_TENSORS_FILE).is_file():
         return KeptParts(out)
-    folder = open_model_folder(_recorded(out) if base is None else base_folder(base))
+    folder = open_model_folder(_recorded(out) if base is None else base_folder(base), fp8=True)
     recorded, found = read_record(out).get("base"), folder.fingerprint
     if not isinstance(recorded, dict) or any(
         recorded.get(name) != getattr(found, name) for name in ("model_type", "config_sha256", "tensors_sha256")

@@ -161,7 +161,9 @@ def _levels(
         raise BadInputError(f"--base-onnx is for patched graphs, and {out} is none: leave it out")
     opened = open_result(out, model)
     base, exporter, lowering = opened.base, opened.exporter, opened.lowering
-    level = checked_level(exporter, exporter.highest_level if level is None else level)
+    if level is None:
+        level = exporter.highest_level if base.fp8_blocks is None else "tensors"
+    level = checked_level(exporter, level, base)
     levels = [exporter.certify_tensors(base, lowering, out, progress)]
     # What is not as it was written may be anybody's, its code included: it is not run.
     if level == "forward" and may_run and levels[0].verdict != "failed":

@@ -146,6 +146,11 @@ def load_model(
     folder: ModelFolder, *, dtype: torch.dtype | None = None, device: str = "cpu", trust_remote_code: bool = False
 ) -> LoadedModel:
     """The model alone, for passes that need no tokenizer; arguments and errors as `load_language_model`."""
+    if folder.fp8_blocks is not None:
+        raise BadInputError(
+            f"{folder.path} holds FP8 weights, which every machine runs otherwise: with its activations rounded to FP8 "
+            "on some GPUs, as bfloat16 elsewhere; use the unquantised base"
+        )
     _check_transformers(folder)
     place = _device(device)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.fp8_blocks import CODES
 from alignez_bake.lowering.stored_shape import stored_shape
 from alignez_bake.safetensors_io.names import resolve_key
 
@@ -49,6 +50,12 @@ def expert_tensors(model: ModelFolder, site: Site, linear: LinearSite) -> Expert
     path, count = model.architecture.layer_path(site.layer), _expert_count(model, linear)
     name = f"{path}.{linear.experts}"
     found = _stacked(model, site, name, linear, count) if "{expert}" not in name else _single(model, site, name, count)
+    if found.dtype == CODES:
+        raise BadInputError(
+            f"the experts at site {site} hold FP8 codes: loaders take all maps of a layer's experts for FP8 or none, "
+            "so the gates would have to be stored anew too; edit attn_write, layers without experts, or use the "
+            "unquantised base"
+        )
     if linear.shared_experts is None:
         return found
     shared = resolve_key(model.tensors, f"{path}.{linear.shared_experts}.weight", model.architecture.base_model_prefix)

@@ -106,6 +106,10 @@ class EditedTensors:
         """Whether the tensor can change."""
         return name in self._folds or name in self._writes
 
+    def base_dtype(self, name: str) -> str:
+        """The dtype that its values are read in, before the edit."""
+        return self._source.entry(name).dtype
+
     def matrices(self, name: str) -> tuple[int, int, int]:
         """How many matrices a tensor holds, and their rows and columns as they are stored.
 

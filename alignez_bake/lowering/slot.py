@@ -74,7 +74,7 @@ class Slot:
         rows: the output rows that belong to the site, where a fused map computes more.
         d_out: width of the site's output.
         d_in: width of the map's input, of routed experts where there are shared ones too; of `stream`, d_out.
-        dtype: the file's spelling of the weights' dtype, such as "BF16"; "" for `stream`.
+        dtype: the file's spelling of the weights' dtype once they are edited, such as "BF16"; "" for `stream`.
         obstacle: why nothing at all can be folded here, or empty.
         model_type: of the model, for artefacts that not every architecture has.
         post_norm: path of the norm that follows the map before its output joins the residual stream.
@@ -144,7 +144,7 @@ def _embedding_slot(model: ModelFolder, site: Site) -> Slot:
         obstacle = "the embedding is tied to the head: an edit of its weight would change the logits as well"
     elif architecture.embed_scaled:
         obstacle = "the embedding module scales what it looks up"
-    dtype = model.tensors.entry(weight).dtype
+    dtype = model.dtype_of_edited(weight)
     # e = Eᵀ 1_t: a map [d, V] of one-hot vectors, which the file holds transposed.
     rows, model_type = slice(0, width), architecture.model_type
     return Slot(site, "embedding", (weight,), None, "in_out", rows, width, vocabulary, dtype, obstacle, model_type)
@@ -159,7 +159,7 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
         weight = resolve_key(tensors, f"{architecture.module_path(site)}.weight", architecture.base_model_prefix)
         rows_or_columns, others = stored_shape(model, weight, site, 2)
         weights, bias, shape = (weight,), _bias_of(model, weight, linear), (rows_or_columns, others)
-        dtype = tensors.entry(weight).dtype
+        dtype = model.dtype_of_edited(weight)
     fused_rows, d_in = shape if linear.layout == "out_in" else shape[::-1]
     if linear.experts is None and bias is not None and tensors.entry(bias).shape != (fused_rows,):
         raise BadInputError(f"{bias} has shape {list(tensors.entry(bias).shape)}: its weight needs [{fused_rows}]")

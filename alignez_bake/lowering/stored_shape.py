@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.fp8_blocks import CODES
 from alignez_bake.safetensors_io.dtypes import is_plain_float
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def stored_shape(model: ModelFolder, name: str, site: Site, dimensions: int) -> tuple[int, ...]:
-    """The shape of a tensor of plain floats.
+    """The shape of a tensor of plain floats, or of FP8 codes with their scales where the model has such.
 
     Args:
         model: whose files hold it.
@@ -25,7 +26,9 @@ def stored_shape(model: ModelFolder, name: str, site: Site, dimensions: int) -> 
         BadInputError: another dtype, such as that of a quantised base, or another number of dimensions.
     """
     entry = model.tensors.entry(name)
-    if not is_plain_float(entry.dtype):
+    if model.fp8_blocks is not None and entry.dtype == CODES:
+        model.fp8_blocks.check(model.tensors, name)
+    elif not is_plain_float(entry.dtype):
         raise BadInputError(
             f"{name} at site {site} is stored as {entry.dtype}, into which an edit cannot be folded: use an "
             "unquantised base, whose weights are F64, F32, F16 or BF16"

@@ -35,6 +35,7 @@ class NamesExporter:
     options = frozenset()
     inserts_need_code = True
     streams = False
+    reads_fp8 = False
 
     def supports(self, edit, slot):
         from alignez_bake.lowering.decide import fold_refusal
