@@ -1,6 +1,6 @@
 """Kill bakes, look at what is left, and go on: a process of its own, whose children are forked and begin at once.
 
-Run as `python kill_driver.py`, with `Settings` as JSON on standard input; standard output is one JSON document, `Found`.
+Run as `python kill_driver.py` with `Settings` as JSON on standard input; standard output is `Found` as JSON.
 """
 
 from __future__ import annotations
@@ -195,18 +195,25 @@ class Driver:
     def finish(self) -> None:
         """The same command goes on, to the same result, with nothing left beside it."""
         if not self.out.exists():
-            journal = self.partial / "alignez" / "journal.jsonl"
-            had_places = journal.is_file() and journal.read_bytes().count(b"\n") > 1
+            had_places = self.has_places()
             child = self.child()
             if (status := child.wait()) != 0:
                 self.wrong(f"the next run ended with {status}: {child.errors()}")
                 shutil.rmtree(self.partial, ignore_errors=True)
                 return
             if had_places:
-                saved = self.whole_bytes - child.counted()[1]
-                self.found.resumed += 1
-                self.found.saved = max(self.found.saved, saved)
+                self.note_resumed(child)
         self.after_finish()
+
+    def has_places(self) -> bool:
+        """Whether something is there to go on from."""
+        journal = self.partial / "alignez" / "journal.jsonl"
+        return journal.is_file() and journal.read_bytes().count(b"\n") > 1
+
+    def note_resumed(self, child: Child) -> None:
+        """A run that was there to go on has ended."""
+        self.found.resumed += 1
+        self.found.saved = max(self.found.saved, self.whole_bytes - child.counted()[1])
 
     def after_finish(self) -> None:
         """The result is the undisturbed one."""
@@ -235,11 +242,13 @@ class Driver:
         """Kill at random times, what goes on too, until it is done; and again."""
         rng, begun = random.Random(self.settings.seed), self.found.kills
         while self.found.kills - begun < self.settings.random_kills:
-            child = self.child()
+            had_places, child = self.has_places(), self.child()
             time.sleep(rng.uniform(0, 1.1 * self.duration))
             os.kill(child.pid, signal.SIGKILL)
             if (status := child.wait()) is None:
                 self.after_kill()
+            elif status == 0 and had_places:
+                self.note_resumed(child)
             elif status != 0:
                 self.wrong(f"a run ended with {status}: {child.errors()}")
                 shutil.rmtree(self.partial, ignore_errors=True)
