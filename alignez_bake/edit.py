@@ -105,7 +105,9 @@ class Edit:
         if self.objective is not None and not (
             isinstance(self.objective, str) and self.objective and self.objective.isprintable()
         ):
-            raise BadInputError(f"{place} has objective {self.objective!r}: it must be a non-empty string of printable characters")
+            raise BadInputError(
+                f"{place} has objective {self.objective!r}: it must be a non-empty string of printable characters"
+            )
         for name, dimensions in (("left", 2), ("right", 2), ("offset", 1), ("bias", 1)):
             object.__setattr__(self, name, _checked_array(getattr(self, name), f"{place}: {name}", dimensions))
         self._check_shapes(place)

@@ -42,7 +42,7 @@ def check_output(out: Path, base: Path) -> None:
         raise BadInputError(f"--out {out} exists and is no folder: choose another name")
     if out.is_dir() and any(out.iterdir()):
         raise BadInputError(f"--out {out} exists and is not empty: choose another folder, or remove it first")
-    for beside in (_staging_path(out), failed_path(out)):
+    for beside in (staging_path(out), failed_path(out)):
         if real_base.is_relative_to(beside.resolve()):
             raise BadInputError(f"--out {out} would clear {beside}, which holds the base model: choose another name")
     failed = failed_path(out)
@@ -53,7 +53,8 @@ def check_output(out: Path, base: Path) -> None:
         )
 
 
-def _staging_path(out: Path) -> Path:
+def staging_path(out: Path) -> Path:
+    """Where a result lies while it is being written: beside it, hidden."""
     return out.with_name(f"{_STAGING[0]}{out.name}{_STAGING[1]}")
 
 
@@ -82,7 +83,7 @@ def check_space(out: Path, needed: int) -> None:
     Raises:
         BadInputError: the file system of `out` has less space left.
     """
-    left = _staging_path(out)
+    left = staging_path(out)
     if (left / OURS / JOURNAL_FILE).is_file():
         needed -= sum(path.stat().st_blocks * _BLOCK for path in left.iterdir() if path.is_file())
     place = out.resolve()
@@ -128,7 +129,7 @@ def staged_output(out: Path, made: Mapping[str, Any] | None = None) -> Iterator[
         BadInputError: another run is writing to `out`, an unfinished result of another bake is in the way, the place
             cannot be written, the disk is full, or a file grows larger than may be.
     """
-    with parents_made(out), _locked_folder(_staging_path(out), out, made) as staging:
+    with parents_made(out), _locked_folder(staging_path(out), out, made) as staging:
         yield staging
 
 

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     from alignez_bake.certificate.verdict import Level
     from alignez_bake.edit_plan import EditPlan
-    from alignez_bake.integrity.manifest import Way
     from alignez_bake.lowering.decide import Decision
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.onnx_patch.base_graph import BaseGraph
     from alignez_bake.onnx_patch.decisions import SitePatch
     from alignez_bake.progress import Progress
+    from alignez_bake.streaming.written import Way
 
 
 @dataclass(frozen=True)

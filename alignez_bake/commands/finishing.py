@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from alignez_bake.certificate.verdict import LevelCertificate, Verdict
     from alignez_bake.integrity.hashing import Algorithm
-    from alignez_bake.integrity.manifest import Manifest, Way
+    from alignez_bake.integrity.manifest import Manifest
     from alignez_bake.progress import Progress
+    from alignez_bake.streaming.written import Way
 
 SPARE_BYTES: Final = 16 * 1024 * 1024
 """Room for records, certificate, card and the copied small files, beside the artefact."""

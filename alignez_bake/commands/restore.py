@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.exporters.output_folder import OURS, _staging_path, check_space, staged_output
+from alignez_bake.exporters.output_folder import OURS, check_space, staged_output, staging_path
 from alignez_bake.hub.download import base_folder
 from alignez_bake.integrity.base_files import make_file, plan_files
 from alignez_bake.integrity.base_parts import BASE_TENSORS_FILE, BaseFolder, KeptParts
@@ -195,7 +195,7 @@ def _swapped_already(out: Path) -> Path | None:
     """
     if not out.is_dir() or (out / OURS).exists():
         return None
-    for before in (aside(out), _staging_path(out)):
+    for before in (aside(out), staging_path(out)):
         if has_manifest(before):
             manifest = read_manifest(before)
             wanted = {name: entry.base_hash for name, entry in manifest.files.items() if entry.base_hash is not None}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Final, cast, get_args
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.integrity.folder_files import MANIFEST_FILE
@@ -15,12 +15,11 @@ from alignez_bake.integrity.hashing import ALGORITHMS, DEFAULT, HEX_DIGITS, Algo
 from alignez_bake.lowering.rounding import Rounding
 from alignez_bake.safetensors_io.new_file import new_file
 from alignez_bake.safetensors_io.strict_json import parse_object, shown
+from alignez_bake.streaming.written import Way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-Way = Literal["written", "copied", "hard-linked", "reflinked"]
 
 FORMAT: Final = 1
 _MAX_BYTES: Final = 256 * 1024 * 1024

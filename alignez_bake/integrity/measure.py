@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignez_bake.integrity.hashing import Algorithm
-    from alignez_bake.integrity.manifest import Way
     from alignez_bake.progress import Progress
-    from alignez_bake.streaming.written import WrittenFile
+    from alignez_bake.streaming.written import Way, WrittenFile
 
 
 def manifest_of(

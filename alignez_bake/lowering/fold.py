@@ -14,7 +14,7 @@ from alignez_bake.low_rank import low_rank_of_projected, projected_rights
 from alignez_bake.lowering.delivery import Delivery, delivery_sums
 from alignez_bake.lowering.matrix_change import Dense, InputRows, MatrixChange, OutputRows, Write, overlap, row_blocks
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
-from alignez_bake.safetensors_io.finite import all_finite
+from alignez_bake.safetensors_io.finite import all_finite, not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -180,7 +180,7 @@ class EditedTensors:
             raise BadInputError(f"{name} has dtype {stored}: edits fold into F64, F32, F16 or BF16 only")
         values = self._source.read_rows(name, first, end)
         if not all_finite(values):
-            raise BadInputError(f"{name} holds values that are not finite: the base is damaged")
+            raise not_finite(name, self._source.place_of(name))
         return values, values.astype(dtype)
 
     def compute(self, name: str) -> FoldedTensor:

@@ -15,6 +15,7 @@ from alignez_bake.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -54,6 +55,10 @@ class RowSource(TensorSource, Protocol):
 
     def read_rows(self, name: str, first: int, end: int) -> NDArray[Any]:
         """Rows [first, end) of a tensor, seen as [product of its leading dimensions, its last one]."""
+        ...
+
+    def place_of(self, name: str) -> Path:
+        """The file that a tensor comes from, for messages."""
         ...
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from alignez_bake.file_sharing import share_file
 from alignez_bake.onnx_patch.apply import patched_model
 from alignez_bake.onnx_patch.base_graph import data_files
 from alignez_bake.onnx_patch.changes import GraphChanges
-from alignez_bake.file_sharing import share_file
 from alignez_bake.onnx_patch.edits_data import ENDING, edits_data
 from alignez_bake.onnx_patch.fold_site import fold_site
 from alignez_bake.onnx_patch.insert_site import insert_site

@@ -14,6 +14,7 @@ from alignez_bake.safetensors_io.header import TensorEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -93,6 +94,14 @@ class VirtualTensors:
             BadInputError: no tensor of this name.
         """
         return self._new[name].file if name in self._new else self.base.file_of(name)
+
+    def place_of(self, name: str) -> Path:
+        """Path of that file, in the base.
+
+        Raises:
+            BadInputError: no tensor of this name.
+        """
+        return self.path / self.file_of(name)
 
     def is_base(self, name: str) -> bool:
         """Whether a tensor is the base's own, byte for byte.

@@ -11,6 +11,7 @@ from alignez_bake.safetensors_io.header import TensorEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -48,6 +49,14 @@ class DequantisedTensors:
         if not self._blocks.is_coded(self._tensors, name):
             return entry
         return TensorEntry(name, "F64", entry.shape, 0, 8 * entry.nbytes)
+
+    def place_of(self, name: str) -> Path:
+        """Path of the file that holds a tensor's codes.
+
+        Raises:
+            BadInputError: no tensor of this name.
+        """
+        return self._tensors.place_of(name)
 
     def read(self, name: str) -> NDArray[Any]:
         """A tensor, codes as float64.

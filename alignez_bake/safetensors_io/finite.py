@@ -12,6 +12,8 @@ from alignez_bake.safetensors_io.dtypes import file_dtype_of, numpy_dtype_of
 from alignez_bake.safetensors_io.strict_json import shown
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from alignez_bake.progress import Progress
@@ -40,6 +42,13 @@ def all_finite(values: NDArray[Any]) -> bool:
     return bool(without_sign.max(initial=0) < exponent)
 
 
+def not_finite(name: str, place: Path) -> BadInputError:
+    """The error of a tensor with such a value, in the file `place`."""
+    return BadInputError(
+        f"tensor {shown(name)} in {place} holds NaN or infinity: the base is damaged; download it again"
+    )
+
+
 def check_finite_tensors(folder: TensorFolder, *, progress: Progress | None = None) -> None:
     """Refuse a folder with a NaN or an infinity in any F64, F32, F16 or BF16 tensor.
 
@@ -57,7 +66,4 @@ def check_finite_tensors(folder: TensorFolder, *, progress: Progress | None = No
                 continue  # the fill value of a mask: pythia's masked_bias, -1e9, is -inf in F16
             for block in folder.iter_blocks(name, _BLOCK_BYTES):
                 if not all_finite(np.frombuffer(block, numpy_dtype_of(dtype))):
-                    raise BadInputError(
-                        f"tensor {shown(name)} in {folder.path / folder.file_of(name)} holds NaN or infinity: the base "
-                        "is damaged; download it again"
-                    )
+                    raise not_finite(name, folder.place_of(name))

@@ -67,6 +67,14 @@ class TensorFolder:
             )
         return file
 
+    def place_of(self, name: str) -> Path:
+        """Path of the file that holds a tensor.
+
+        Raises:
+            BadInputError: no tensor of this name.
+        """
+        return self.path / self.file_of(name)
+
     def header(self, file: str) -> Header:
         """The header of one of `files`.
 

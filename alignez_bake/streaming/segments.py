@@ -13,7 +13,7 @@ import numpy as np
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.dtypes import BY_NAME, Array, cast_once, numpy_dtype_of
 from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
-from alignez_bake.safetensors_io.finite import all_finite
+from alignez_bake.safetensors_io.finite import all_finite, not_finite
 from alignez_bake.safetensors_io.strict_json import shown
 
 if TYPE_CHECKING:
@@ -243,9 +243,7 @@ def check_finite(header: Header, entry: TensorEntry, data: Array) -> None:
         return
     if _is_mask(entry, data):
         return
-    raise BadInputError(
-        f"tensor {shown(entry.name)} in {header.path} holds NaN or infinity: the base is damaged; download it again"
-    )
+    raise not_finite(entry.name, header.path)
 
 
 def _is_mask(entry: TensorEntry, data: Array) -> bool:

@@ -179,7 +179,7 @@ def test_a_disk_that_fills_up(dtype, small_disk, cli_base, refused, edits, monke
     """Nothing of it stays: the check of the free space is made to see nothing."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=10**12))
     arguments = ("bake", "--model", cli_base, "--edits", edits, "--out", small_disk / "new" / "out", *dtype)
-    refused(*arguments, says="No space left")
+    refused(*arguments, says="no space left")
 
 
 # Queries and pairs -------------------------------------------------------------------------------------------------

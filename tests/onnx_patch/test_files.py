@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
+from alignez_bake import file_sharing
 from alignez_bake.commands.bake_onnx import bake_onnx
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.onnx_graph.initialisers import open_graph
-from alignez_bake.onnx_patch import data_files
 from tests.baking import contents, nothing_written
 from tests.onnx_patch.graphs import GRAPH, plan_at
 
@@ -24,7 +24,7 @@ DATA, SIDE = f"{GRAPH}_data", f"{GRAPH}_edits_data"
 @pytest.fixture
 def without_reflinks(monkeypatch):
     """As on a file system that cannot share blocks, wherever the tests run."""
-    monkeypatch.setattr(data_files, "_cloned", lambda _source, _target: False)
+    monkeypatch.setattr(file_sharing, "cloned", lambda _source, _target: False)
 
 
 def test_data_that_are_not_edited_stay_the_same_file(graph_folder, tiny_folder, tmp_path, without_reflinks):
