@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
+    from alignez_bake.streaming.written import WrittenFile
 
 
 class CheckpointExporter(NeedsNoModel):
@@ -107,7 +108,7 @@ class CheckpointExporter(NeedsNoModel):
             (out / "config.json").write_text(text, encoding="utf-8")
         for name, text in {**contents.code, **contents.rewritten}.items():
             (out / name).write_text(text, encoding="utf-8")
-        notes = tuple(f"{file.name}: {file.way}" for file in written if file.way in ("hard-linked", "reflinked"))
+        notes = tuple(note for file in written for note in _way_notes(file, link=settings.link))
         result = open_model_folder(out, fp8=True)
         return Exported(skipped, notes, written, certify_written(base, result, lowering, written))
 
@@ -134,6 +135,15 @@ class CheckpointExporter(NeedsNoModel):
             _check_code(contents, result, trust_remote_code=trust_remote_code)
         loaded = load_model(result, device=device, trust_remote_code=trust_remote_code or bool(contents.code))
         return TorchResult(loaded, base, lowering, device, trust_remote_code=trust_remote_code)
+
+
+def _way_notes(file: WrittenFile, *, link: bool) -> list[str]:
+    """How a weight file came to be, where that is no plain writing, or was asked for and could not be."""
+    if file.way in ("hard-linked", "reflinked"):
+        return [f"{file.name}: {file.way}"]
+    if link and file.way == "copied":
+        return [f"{file.name}: copied, since --link cannot make a hard link to the base's file from here"]
+    return []
 
 
 def _check_code(contents: CheckpointContents, result: ModelFolder, *, trust_remote_code: bool) -> None:
