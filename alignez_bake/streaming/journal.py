@@ -182,7 +182,7 @@ def _is_a_place(noted: Checkpoint) -> bool:
         _is_name(noted.file)
         and type(noted.segment) is int
         and type(noted.offset) is int
-        and _are_texts(noted.hash, noted.base_hash or "")
+        and _are_texts(noted.hash, *_given(noted.base_hash))
         and all(_is_tensor(tensor) for tensor in noted.tensors)
     )
 
@@ -190,7 +190,7 @@ def _is_a_place(noted: Checkpoint) -> bool:
 def _is_tensor(tensor: WrittenTensor) -> bool:
     sums = tensor.sums or DeliverySums()
     return (
-        _are_texts(tensor.name, tensor.hash, tensor.base_hash or "")
+        _are_texts(tensor.name, tensor.hash, *_given(tensor.base_hash))
         and tensor.rounding in get_args(Rounding)
         and all(type(value) in (int, float) for value in (sums.aligned, sums.change, sums.residual, sums.base))
         and (sums.exponent is None or type(sums.exponent) is int)
@@ -204,6 +204,10 @@ def _is_name(value: object) -> bool:
 
 def _are_texts(*values: object) -> bool:
     return all(isinstance(value, str) for value in values)
+
+
+def _given(value: object) -> tuple[object, ...]:
+    return () if value is None else (value,)
 
 
 def _damaged(path: Path) -> BadInputError:
