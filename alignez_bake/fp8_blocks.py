@@ -26,7 +26,7 @@ STORED: Final = "BF16"
 _SCALE_DTYPES: Final = ("F32", "BF16")
 _SCALE_SUFFIX: Final = "_scale_inv"
 _WEIGHT: Final = ".weight"
-# MiniMax spells it the second way; transformers looks at it where there is no entry of the first name.
+# MiniMax spells it the second way. Where both are there, transformers reads the first and vLLM the second.
 _LISTS: Final = ("modules_to_not_convert", "ignored_layers")
 _DTYPE_KEYS: Final = ("dtype", "torch_dtype")
 # As an expression a plain name stands for itself: its dots match others too, which `_check_names` looks at.
@@ -151,20 +151,23 @@ def with_unconverted(
         BadInputError: a list that is none, or a name in it that would stand for a module that stays FP8 as well.
     """
     quantization = config["quantization_config"]
-    key = next((name for name in _LISTS if quantization.get(name) is not None), _LISTS[0])
-    listed = quantization.get(key)
-    if listed is not None and not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
-        raise BadInputError(f"config.json has {key} = {shown(listed)}: it must be a list of names of modules")
+    lists = {key: quantization[key] for key in _LISTS if quantization.get(key) is not None}
+    for key, listed in lists.items():
+        if not (isinstance(listed, list) and all(isinstance(name, str) for name in listed)):
+            raise BadInputError(f"config.json has {key} = {shown(listed)}: it must be a list of names of modules")
     weights = [name for name in sorted(tensors) if name.endswith(_WEIGHT) and len(tensors.entry(name).shape) == 2]
     chosen = set(edited)
     added = [_module(name) for name in weights if name in chosen]
-    if listed is None:
+    if not lists:
         plain = [_module(name) for name in weights if tensors.entry(name).dtype != CODES]
         added = [*sorted({*plain, head}), *added]
     staying = [_module(name) for name in weights if tensors.entry(name).dtype == CODES and name not in chosen]
     _check_names(added, staying)
-    new = [*(listed or []), *(name for name in added if name not in (listed or []))]
-    return {**config, "quantization_config": {**quantization, key: new}}
+    new = {
+        key: [*listed, *(name for name in added if name not in listed)]
+        for key, listed in (lists or {_LISTS[0]: []}).items()
+    }
+    return {**config, "quantization_config": {**quantization, **new}}
 
 
 def _check_names(added: Sequence[str], staying: Sequence[str]) -> None:

@@ -92,12 +92,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return parse_object(data, str(file))
 
 
-def open_model_folder(path: Path, *, fp8: bool = False) -> ModelFolder:
+def open_model_folder(path: Path, *, fp8: bool = False, tensors: TensorFolder | None = None) -> ModelFolder:
     """Open a causal language model's folder, and refuse by name what cannot be baked.
 
     Args:
         path: the folder.
         fp8: whether FP8 weights with a scale a block are known to the caller; its tensors are codes then.
+        tensors: those of the model, where they do not lie in the folder.
 
     Raises:
         BadInputError: no such folder, no model, no causal head, quantised or pickled weights, an
@@ -124,7 +125,7 @@ def open_model_folder(path: Path, *, fp8: bool = False) -> ModelFolder:
         layers = architecture.num_layers(config)
     except BadInputError as error:
         raise BadInputError(f"{path}: {error}") from None
-    tensors = open_folder(path)
+    tensors = open_folder(path) if tensors is None else tensors
     if layers > len(tensors):
         raise BadInputError(
             f"{path}/config.json says {shown(layers)} layers, but the files hold {len(tensors)} tensors: they do not "

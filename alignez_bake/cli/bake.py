@@ -73,6 +73,7 @@ def bake_command(
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
     allow_other_base: options.AllowOtherBase = False,
+    allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
     seed: options.Seed = 0,
     dry_run: options.DryRun = False,
@@ -95,6 +96,7 @@ def bake_command(
             "--linearise": linearise,
             "--refit-block": refit_block,
             "--reversible": reversible,
+            "--allow-pickle": allow_pickle,
         }
         check_patch_options([option for option, is_given in given.items() if is_given])
         bake_into_graph(
@@ -143,6 +145,7 @@ def bake_command(
         reversible=reversible,
         batch_size=batch_size,
         allow_other_base=allow_other_base,
+        allow_pickle=allow_pickle,
         device=resolved_device(device) if runs else device,
         trust_remote_code=trust_remote_code,
         seed=seed,

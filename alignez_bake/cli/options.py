@@ -176,6 +176,14 @@ Reversible = Annotated[
         help="Keep the base's edited tensors in OUT/alignez/, so that `alignez-bake restore OUT` needs no base.",
     ),
 ]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Read a base of pickled weights (pytorch_model.bin) by torch's weights-only loader, which refuses what is "
+        "no tensor; a flaw in that loader could let a hostile file run code.",
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps, ...; auto: cuda if there, else cpu.")
 ]

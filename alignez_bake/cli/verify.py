@@ -47,6 +47,7 @@ def verify_command(
         ),
     ] = None,
     device: options.Device = "auto",
+    allow_pickle: options.AllowPickle = False,
     trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
 ) -> None:
@@ -60,6 +61,7 @@ def verify_command(
         model,
         base_onnx=base_onnx,
         level=checked,
+        allow_pickle=allow_pickle,
         device=resolved_device(device) if runs else device,
         trust_remote_code=trust_remote_code,
         progress=RichProgress(),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified, LevelCertificate, worst
+from alignez_bake.commands.base import opened_base
 from alignez_bake.commands.finishing import SPARE_BYTES, finish
 from alignez_bake.edit_file import read_edits
 from alignez_bake.edit_plan import EditPlan
@@ -23,7 +24,6 @@ from alignez_bake.integrity.hashing import DEFAULT, checked_algorithm
 from alignez_bake.integrity.measure import manifest_of_weights
 from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
-from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import NoProgress
 from alignez_bake.report.model_card import model_card
 from alignez_bake.report.record import decisions_json, write_record
@@ -100,6 +100,7 @@ def bake(
     refit_block: bool = False,
     batch_size: int = 64,
     allow_other_base: bool = False,
+    allow_pickle: bool = False,
     device: str = "cpu",
     trust_remote_code: bool = False,
     seed: int = 0,
@@ -134,6 +135,7 @@ def bake(
             runs the base.
         batch_size: texts that run together in a refit.
         allow_other_base: take edits that were made for another base, if their sites and shapes fit.
+        allow_pickle: read a base of pickled weights, by torch's weights-only loader; others refuse it.
         device: for `verify="forward"` and refits.
         trust_remote_code: whether a checkpoint may bring a small code file along, for edits that do not fold; and
             where the base runs, passed to transformers' loader.
@@ -153,115 +155,115 @@ def bake(
     folder, out = base_folder(model, trust_remote_code=trust_remote_code), Path(out)
     progress = progress or NoProgress()
     exporter = exporter_named(artefact)
-    base = open_model_folder(folder, fp8=exporter.reads_fp8)
     check_output(out, folder)
-    plan = plan_of(edits, weights)
-    check_base(plan, base, allow_other_base=allow_other_base)
-    verify = checked_level(exporter, verify, base)
-    runs_on = device if verify == "forward" else None
-    settings = ExportSettings(
-        check_dtype(dtype),
-        str(model),
-        opset,
-        external_data,
-        optimise,
-        weight_bits,
-        link=link,
-        rounding=checked_rounding(rounding),
-        hash_algorithm=checked_algorithm(hash_algorithm),
-        runs_on=runs_on,
-    )
-    settings.check_options(exporter.name, exporter.options)
-    _check_reversible(exporter, reversible=reversible)
-    code = trust_remote_code or not exporter.inserts_need_code
-
-    def decided(chosen: EditPlan) -> Lowering:
-        """The way of every edit, all of them carried."""
-        lowering = lower(chosen, base, exporter, code=code, require_fold=require_fold, dtype=file_dtype(dtype))
-        if lowering.refused:
-            lowering.require_complete(formats_for(lowering, base))
-        exporter.check(base, lowering, settings)
-        return lowering
-
-    refit = None
-    if linearise or refit_block:
-        # Runs the base, which the rest of a bake does without.
-        from alignez_bake.commands.refitting import expected_plan, refitted  # noqa: PLC0415
-
-        kind = _refit_kind(linearise=linearise, refit_block=refit_block)
-        # What cannot be carried is refused before the base runs.
-        decided(expected_plan(base, plan, kind, exporter))
-        refit = refitted(
-            base,
-            plan,
-            kind,
-            exporter,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            batch_size=batch_size,
-            progress=progress,
+    with opened_base(folder, out, fp8=exporter.reads_fp8, allow_pickle=allow_pickle, progress=progress) as base:
+        plan = plan_of(edits, weights)
+        check_base(plan, base, allow_other_base=allow_other_base)
+        verify = checked_level(exporter, verify, base)
+        runs_on = device if verify == "forward" else None
+        settings = ExportSettings(
+            check_dtype(dtype),
+            str(model),
+            opset,
+            external_data,
+            optimise,
+            weight_bits,
+            link=link,
+            rounding=checked_rounding(rounding),
+            hash_algorithm=checked_algorithm(hash_algorithm),
+            runs_on=runs_on,
         )
-        plan = refit.plan
-    lowering = decided(plan)
-    kept = bytes_of_base_parts(base, lowering, dtype) if reversible else 0
-    check_space(out, exporter.bytes_needed(base, lowering, settings) + kept + SPARE_BYTES)
-    if dry_run:
-        return BakeResult(out, (), lowering, (), refit)
-    if not exporter.streams:
-        check_finite_tensors(base.tensors, progress=progress)
-    with staged_output(out, bake_key(base, lowering, settings) if exporter.streams else None) as staging:
-        (staging / OURS).mkdir(exist_ok=True)
-        exported = exporter.export(base, lowering, staging, settings, progress)
-        write_record(staging, out, base, lowering, settings, skipped=exported.skipped, seed=seed)
-        keep_base_parts(staging, base.path, exported.written if reversible else None)
-        if pairs is not None:
-            shutil.copyfile(pairs, staging / OURS / "pairs.jsonl")
-        levels: list[LevelCertificate] = [
-            exported.certificate or exporter.certify_tensors(base, lowering, staging, progress)
-        ]
-        samples: list[tuple[str, str, str]] = []
-        if verify == "forward":
-            running = exporter.reload(base, staging, lowering, device=device, trust_remote_code=trust_remote_code)
-            levels.append(running.certify(progress))
-            # Imports torch and transformers, which the rest of a bake does without.
-            from alignez_bake.commands.answers import card_samples  # noqa: PLC0415
+        settings.check_options(exporter.name, exporter.options)
+        _check_reversible(exporter, base, reversible=reversible)
+        code = trust_remote_code or not exporter.inserts_need_code
 
-            samples = card_samples(
+        def decided(chosen: EditPlan) -> Lowering:
+            """The way of every edit, all of them carried."""
+            lowering = lower(chosen, base, exporter, code=code, require_fold=require_fold, dtype=file_dtype(dtype))
+            if lowering.refused:
+                lowering.require_complete(formats_for(lowering, base))
+            exporter.check(base, lowering, settings)
+            return lowering
+
+        refit = None
+        if linearise or refit_block:
+            # Runs the base, which the rest of a bake does without.
+            from alignez_bake.commands.refitting import expected_plan, refitted  # noqa: PLC0415
+
+            kind = _refit_kind(linearise=linearise, refit_block=refit_block)
+            # What cannot be carried is refused before the base runs.
+            decided(expected_plan(base, plan, kind, exporter))
+            refit = refitted(
                 base,
-                running,
                 plan,
-                sample_queries,
+                kind,
+                exporter,
                 device=device,
-                batch_size=batch_size,
                 trust_remote_code=trust_remote_code,
+                batch_size=batch_size,
+                progress=progress,
             )
-        card = model_card(
-            out.name,
-            base,
-            lowering,
-            levels,
-            artefact=exporter.name,
-            library=exporter.card_library,
-            dtype=dtype,
-            flags=settings.flags(),
-            samples=samples,
-            needs_code=bool(lowering.inserts) and exporter.inserts_need_code,
-            base_id=hub_name(model),
-        )
-        path = finish(
-            staging,
-            out,
-            levels,
-            _verdict(levels, refit),
-            card,
-            base=base.path,
-            known=manifest_of_weights(exported.written, algorithm=settings.hash_algorithm),
-            algorithm=settings.hash_algorithm,
-            refit=None if refit is None else refit.to_json(),
-            progress=progress,
-        )
-    left_out = tuple((file.name, file.reason) for file in exported.skipped)
-    return BakeResult(path, tuple(levels), lowering, left_out, refit, exported.notes)
+            plan = refit.plan
+        lowering = decided(plan)
+        kept = bytes_of_base_parts(base, lowering, dtype) if reversible else 0
+        check_space(out, exporter.bytes_needed(base, lowering, settings) + kept + SPARE_BYTES)
+        if dry_run:
+            return BakeResult(out, (), lowering, (), refit)
+        if not exporter.streams:
+            check_finite_tensors(base.tensors, progress=progress)
+        with staged_output(out, bake_key(base, lowering, settings) if exporter.streams else None) as staging:
+            (staging / OURS).mkdir(exist_ok=True)
+            exported = exporter.export(base, lowering, staging, settings, progress)
+            write_record(staging, out, base, lowering, settings, skipped=exported.skipped, seed=seed)
+            keep_base_parts(staging, base.path, exported.written if reversible else None)
+            if pairs is not None:
+                shutil.copyfile(pairs, staging / OURS / "pairs.jsonl")
+            levels: list[LevelCertificate] = [
+                exported.certificate or exporter.certify_tensors(base, lowering, staging, progress)
+            ]
+            samples: list[tuple[str, str, str]] = []
+            if verify == "forward":
+                running = exporter.reload(base, staging, lowering, device=device, trust_remote_code=trust_remote_code)
+                levels.append(running.certify(progress))
+                # Imports torch and transformers, which the rest of a bake does without.
+                from alignez_bake.commands.answers import card_samples  # noqa: PLC0415
+
+                samples = card_samples(
+                    base,
+                    running,
+                    plan,
+                    sample_queries,
+                    device=device,
+                    batch_size=batch_size,
+                    trust_remote_code=trust_remote_code,
+                )
+            card = model_card(
+                out.name,
+                base,
+                lowering,
+                levels,
+                artefact=exporter.name,
+                library=exporter.card_library,
+                dtype=dtype,
+                flags=settings.flags(),
+                samples=samples,
+                needs_code=bool(lowering.inserts) and exporter.inserts_need_code,
+                base_id=hub_name(model),
+            )
+            path = finish(
+                staging,
+                out,
+                levels,
+                _verdict(levels, refit),
+                card,
+                base=base.path,
+                known=manifest_of_weights(exported.written, algorithm=settings.hash_algorithm),
+                algorithm=settings.hash_algorithm,
+                refit=None if refit is None else refit.to_json(),
+                progress=progress,
+            )
+        left_out = tuple((file.name, file.reason) for file in exported.skipped)
+        return BakeResult(path, tuple(levels), lowering, left_out, refit, exported.notes)
 
 
 def plan_of(edits: str | Path | EditPlan, weights: Mapping[str, float] | None) -> EditPlan:
@@ -304,7 +306,12 @@ def checked_level(exporter: Exporter, level: Level | None, base: ModelFolder | N
     return exporter.default_level if level is None else level
 
 
-def _check_reversible(exporter: Exporter, *, reversible: bool) -> None:
+def _check_reversible(exporter: Exporter, base: ModelFolder, *, reversible: bool) -> None:
+    if reversible and base.tensors.path != base.path:
+        raise BadInputError(
+            f"--reversible keeps parts of safetensors files, and {base.path} has pickled ones, which nothing restores: "
+            "leave it out"
+        )
     if reversible and not exporter.streams:
         raise BadInputError(
             f"--reversible is for --as checkpoint, and a result of --as {exporter.name} undoes nothing: leave it out"

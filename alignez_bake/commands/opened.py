@@ -58,10 +58,29 @@ def open_result(out: Path, model: str | Path | None) -> OpenedResult:
     Raises:
         BadInputError: not a result, damaged files, no base, or another base than the one it was made from.
     """
+    fp8 = exporter_of(out).reads_fp8
+    return result_with_base(out, open_model_folder(base_of(out, model), fp8=fp8))
+
+
+def exporter_of(out: Path) -> Exporter:
+    """The exporter that wrote a result.
+
+    Raises:
+        BadInputError: not a result, or an exporter that is not here.
+    """
+    return exporter_named(str(read_record(out).get("artefact")))
+
+
+def base_of(out: Path, model: str | Path | None) -> Path:
+    """The folder of a result's base; arguments and errors as `open_result`."""
+    return recorded_base(out) if model is None else base_folder(model)
+
+
+def result_with_base(out: Path, base: ModelFolder) -> OpenedResult:
+    """A result and its base, which is open; errors as `open_result`."""
     record = read_record(out)
     plan = read_result_edits(out)
-    exporter = exporter_named(str(record.get("artefact")))
-    base = open_model_folder(recorded_base(out) if model is None else base_folder(model), fp8=exporter.reads_fp8)
+    exporter = exporter_of(out)
     _check_recorded_base(record, base, out)
     lowering = lower(plan, base, exporter, code=True, dtype=FILE_DTYPES.get(str(record.get("dtype"))))
     lowering.require_complete()

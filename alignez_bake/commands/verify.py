@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from alignez_bake.certificate.verdict import Certified, worst
 from alignez_bake.commands.bake import checked_level
-from alignez_bake.commands.opened import is_patched, open_result
+from alignez_bake.commands.base import opened_base
+from alignez_bake.commands.opened import base_of, exporter_of, is_patched, result_with_base
 from alignez_bake.commands.recorded_graph import recorded_graph
 from alignez_bake.errors import BadInputError
 from alignez_bake.integrity.check import check_manifest
@@ -59,6 +60,7 @@ def verify(
     *,
     base_onnx: str | Path | None = None,
     level: VerifyLevel | None = None,
+    allow_pickle: bool = False,
     device: str = "cpu",
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -74,6 +76,7 @@ def verify(
         base_onnx: of a patched graph, the folder of the graph that it was made from; where it lay unless given.
         level: `manifest` needs no base; `tensors` compares files and runs nothing; `forward` also runs baked and
             hooked model; the highest that there is for the kind of artefact unless given.
+        allow_pickle: read a base of pickled weights, by torch's weights-only loader; others refuse it.
         device: for `forward`.
         trust_remote_code: for `forward`, passed to transformers' loader.
         progress: where to say how far it is.
@@ -102,6 +105,7 @@ def verify(
             base_onnx=base_onnx,
             level=level,
             may_run=unchanged,
+            allow_pickle=allow_pickle,
             device=device,
             trust_remote_code=trust_remote_code,
             progress=progress,
@@ -139,6 +143,7 @@ def _levels(
     base_onnx: str | Path | None,
     level: Level | None,
     may_run: bool,
+    allow_pickle: bool,
     device: str,
     trust_remote_code: bool,
     progress: Progress,
@@ -159,17 +164,19 @@ def _levels(
         return tuple(of_graph)
     if base_onnx is not None:
         raise BadInputError(f"--base-onnx is for patched graphs, and {out} is none: leave it out")
-    opened = open_result(out, model)
-    base, exporter, lowering = opened.base, opened.exporter, opened.lowering
-    if level is None:
-        level = exporter.highest_level if base.fp8_blocks is None else "tensors"
-    level = checked_level(exporter, level, base)
-    levels = [exporter.certify_tensors(base, lowering, out, progress)]
-    # What is not as it was written may be anybody's, its code included: it is not run.
-    if level == "forward" and may_run and levels[0].verdict != "failed":
-        running = exporter.reload(base, out, lowering, device=device, trust_remote_code=trust_remote_code)
-        levels.append(running.certify(progress))
-    return tuple(levels)
+    folder, fp8 = base_of(out, model), exporter_of(out).reads_fp8
+    with opened_base(folder, None, fp8=fp8, allow_pickle=allow_pickle, progress=progress) as base:
+        opened = result_with_base(out, base)
+        exporter, lowering = opened.exporter, opened.lowering
+        if level is None:
+            level = exporter.highest_level if base.fp8_blocks is None else "tensors"
+        level = checked_level(exporter, level, base)
+        levels = [exporter.certify_tensors(base, lowering, out, progress)]
+        # What is not as it was written may be anybody's, its code included: it is not run.
+        if level == "forward" and may_run and levels[0].verdict != "failed":
+            running = exporter.reload(base, out, lowering, device=device, trust_remote_code=trust_remote_code)
+            levels.append(running.certify(progress))
+        return tuple(levels)
 
 
 def _verdicts(levels: tuple[LevelCertificate, ...]) -> list[Verdict]:

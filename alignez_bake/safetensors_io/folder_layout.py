@@ -130,7 +130,9 @@ def _why_not_a_model(folder: Path) -> str:
     if pickles:
         return (
             f"{expected}, but pickled weights ({_listed(pickles)}), which are not read, because unpickling runs "
-            "code: load the model with a tool that you trust and save it as safetensors (save_pretrained does)"
+            "code: load the model with a tool that you trust and save it as safetensors (save_pretrained does); or use "
+            "--allow-pickle of `bake` and `verify`: torch's weights-only loader refuses what is no tensor, but a flaw "
+            "in it could let a hostile file run code"
         )
     return f"{expected}; found {_listed(found) or 'nothing'}: give the model's folder"
 

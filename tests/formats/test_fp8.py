@@ -184,6 +184,17 @@ def test_a_list_that_is_there_is_added_to(tmp_path: Path, key: str) -> None:
     assert quantization[key] == ["lm_head", *edited]
 
 
+def test_two_lists_are_both_added_to(tmp_path: Path) -> None:
+    path = save_fp8("llama", tmp_path / "base", not_converted=["lm_head"])
+    quantization = json.loads((path / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    change_config(path, {"quantization_config": {**quantization, "ignored_layers": ["other"]}})
+    assert bake(path, plan_for(open_model_folder(path, fp8=True)), tmp_path / "out").verdict == "passed"
+    found = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    edited = [f"model.layers.{layer}.self_attn.o_proj" for layer in range(2)]
+    assert found["modules_to_not_convert"] == ["lm_head", *edited]
+    assert found["ignored_layers"] == ["other", *edited]
+
+
 def test_verify_passes_and_restore_gives_the_base(base: Path, baked: Path, tmp_path: Path) -> None:
     found = verify(baked, base)
     assert found.verdict == "passed"
@@ -304,7 +315,7 @@ def test_damaged_scales_are_refused(tmp_path: Path) -> None:
         "is missing": lambda values: {name: value for name, value in values.items() if name != scale},
         r"is F32 \[1, 1\]": lambda values: {**values, scale: values[scale][:1, :1].copy()},
         "is F16": lambda values: {**values, scale: values[scale].astype(np.float16)},
-        "not finite": lambda values: {**values, scale: np.full_like(values[scale], np.inf)},
+        "holds NaN or infinity": lambda values: {**values, scale: np.full_like(values[scale], np.inf)},
     }
     for number, (message, change) in enumerate(changes.items()):
         path = save_fp8("llama", tmp_path / f"base{number}")
