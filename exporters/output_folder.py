@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 from contextlib import contextmanager, suppress
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.errors import BadInputError
@@ -85,7 +86,9 @@ def check_space(out: Path, needed: int) -> None:
     """
     left = staging_path(out)
     if (left / OURS / JOURNAL_FILE).is_file():
-        needed -= sum(path.stat().st_blocks * _BLOCK for path in left.iterdir() if path.is_file())
+        states = [path.lstat() for path in left.iterdir()]
+        # What is linked to the base is not among what is needed.
+        needed -= sum(state.st_blocks * _BLOCK for state in states if S_ISREG(state.st_mode) and state.st_nlink == 1)
     place = out.resolve()
     while not place.exists():
         place = place.parent

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from alignez_bake.exporters import output_folder
-from alignez_bake.exporters.output_folder import publish, staged_output
+from alignez_bake.exporters.output_folder import check_space, publish, staged_output
 
 from alignez_bake.edit_file import write_edits
 from alignez_bake.errors import BadInputError
@@ -90,3 +91,43 @@ def test_a_folder_that_was_published_before_it_was_locked_is_not_cleared(tmp_pat
     with pytest.raises(BadInputError, match="another run has just written"), staged_output(out):
         pass
     assert (out / "result").read_text() == "whole"
+
+
+def test_all_of_a_result_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+    """After a power cut too, what has the name of a result must be one."""
+    out, events = tmp_path / "out", []
+    rename, fsync = Path.rename, os.fsync
+
+    def synced(descriptor):
+        events.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        fsync(descriptor)
+
+    def renamed(path, target):
+        events.append("named")
+        return rename(path, target)
+
+    with staged_output(out) as staging:
+        (staging / "alignez").mkdir()
+        files = [staging / "config.json", staging / "alignez" / "manifest.json"]
+        for file in files:
+            file.write_text("x")
+        monkeypatch.setattr(os, "fsync", synced)
+        monkeypatch.setattr(Path, "rename", renamed)
+        publish(staging, out, failed=False)
+    before = events[: events.index("named")]
+    assert {*files, staging, staging / "alignez"} <= set(before)
+    assert events[-1] == tmp_path
+
+
+def test_what_is_linked_to_the_base_is_no_space_that_a_killed_run_took(tmp_path, monkeypatch):
+    left = tmp_path / ".out.partial"
+    (left / "alignez").mkdir(parents=True)
+    (left / "alignez" / "journal.jsonl").write_text("{}\n")
+    (left / "one.safetensors").write_bytes(bytes(100_000))
+    (tmp_path / "base").write_bytes(bytes(200_000))
+    os.link(tmp_path / "base", left / "two.safetensors")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000))
+    check_space(tmp_path / "out", 140_000)  # 100 000 of which are there
+    with pytest.raises(BadInputError, match="no space left"):
+        check_space(tmp_path / "out", 200_000)
