@@ -102,12 +102,8 @@ class Edit:
         if not is_finite_number(self.strength):
             raise BadInputError(f"{place} has strength {self.strength!s:.40}: it must be finite, as a float is")
         object.__setattr__(self, "strength", float(self.strength))
-        if self.objective is not None and not (
-            isinstance(self.objective, str) and self.objective and self.objective.isprintable()
-        ):
-            raise BadInputError(
-                f"{place} has objective {self.objective!r}: it must be a non-empty string of printable characters"
-            )
+        if self.objective is not None and (not isinstance(self.objective, str) or not self.objective):
+            raise BadInputError(f"{place} has objective {self.objective!r}: it must be a non-empty string")
         for name, dimensions in (("left", 2), ("right", 2), ("offset", 1), ("bias", 1)):
             object.__setattr__(self, name, _checked_array(getattr(self, name), f"{place}: {name}", dimensions))
         self._check_shapes(place)

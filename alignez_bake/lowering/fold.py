@@ -220,8 +220,13 @@ class EditedTensors:
         """Δb [d_out] of a map, [experts, d_out] of experts, one row at least; it does not depend on W."""
         assert fold.slot.bias is not None
         stored = np.atleast_2d(self._source.read(fold.slot.bias).astype(np.float64))[:, fold.slot.rows]
-        shape = (fold.slot.d_out, 0)
-        return np.stack([low_rank_of_projected(fold.groups, shape, _nothing, bias).delta_bias for bias in stored])
+        shape = (fold.slot.d_out, fold.slot.d_in)
+
+        def nothing(right: Float64Array) -> Float64Array:
+            """In place of Rᵀ W."""
+            return np.zeros((right.shape[1], fold.slot.d_in))
+
+        return np.stack([low_rank_of_projected(fold.groups, shape, nothing, bias).delta_bias for bias in stored])
 
     def _change(self, fold: MapFold, shape: tuple[int, int], projected: Float64Array) -> LowRankChange:
         slot = fold.slot
@@ -240,11 +245,6 @@ class EditedTensors:
 def _rights(fold: MapFold) -> Float64Array:
     rights = [right.astype(np.float64) for right in projected_rights(fold.groups)]
     return np.concatenate([np.zeros((fold.slot.d_out, 0)), *rights], axis=1)
-
-
-def _nothing(right: Float64Array) -> Float64Array:
-    """Rᵀ W of a map without inputs."""
-    return np.zeros((right.shape[1], 0))
 
 
 def delivery(tensor: FoldedTensor, stored: NDArray[Any]) -> Delivery:

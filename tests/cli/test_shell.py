@@ -56,7 +56,6 @@ def test_version(cli):
         # What a later version brings is refused by its name.
         (("eval", "--model", "base"), "command 'eval' is not available yet"),
         (("--model", "base", "--out", "out", "--kl-budget", "0.1"), "--kl-budget is not available yet"),
-        (("bake", "--link"), "--link is not available yet"),
         (("explain", "--model", "base", "--feasibility"), "--feasibility is not available yet"),
         # Options of the whole way would be dropped in silence before a command.
         (("--model", "base", "explain"), "--model stands before the command 'explain'"),
