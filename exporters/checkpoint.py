@@ -23,6 +23,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal, fold_refusal
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.report.record import recorded_rounding
+from alignez_bake.safetensors_io.file_access import check_unchanged
 from alignez_bake.safetensors_io.header import read_header
 from alignez_bake.safetensors_io.index import rewrite_index
 from alignez_bake.streaming.journal import JOURNAL_FILE, Journal
@@ -98,6 +99,8 @@ class CheckpointExporter(NeedsNoModel):
             link=settings.link,
             progress=progress,
         )
+        for file in base.tensors.files:
+            check_unchanged(base.tensors.header(file))  # also after its last block was read
         if base.tensors.index is not None:
             headers = {file: read_header(out / file) for file in base.tensors.files}
             rewrite_index(base.tensors.index, out / base.tensors.index.name, headers, dropped=contents.dropped)
