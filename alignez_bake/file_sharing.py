@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -17,8 +16,6 @@ Way = Literal["reflinked", "hard-linked", "copied"]
 _FICLONE: Final = 0x40049409  # of linux/fs.h
 # What a file system says that cannot share blocks, or two of them, or a link that may not be made.
 _CANNOT_CLONE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM})
-_KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE of linux/falloc.h
-_CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 _CANNOT_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES})
 
 
@@ -57,25 +54,6 @@ def linked(source: Path, target: Path) -> bool:
             raise
         return False
     return True
-
-
-def reserve(descriptor: int, size: int) -> None:
-    """Set aside the blocks of a file that is about to be written, whose size stays what it is.
-
-    Blocks in a row, found once, are written faster than those that are looked for as they are needed; and a disk that
-    is too small says so before the work. File systems that cannot do it are passed over.
-
-    Raises:
-        OSError: the disk is full.
-    """
-    # `os.posix_fallocate` changes the size, and where the file system cannot, writes to every block by itself.
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "fallocate"):
-        return
-    if libc.fallocate(descriptor, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)) != 0:
-        error = ctypes.get_errno()
-        if error not in _CANNOT_RESERVE:
-            raise OSError(error, os.strerror(error))
 
 
 def takes_space(source: Path, folder: Path) -> bool:

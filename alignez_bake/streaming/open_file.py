@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from alignez_bake.file_sharing import cloned, linked, reserve
+from alignez_bake.file_sharing import cloned, linked
 from alignez_bake.integrity.hashing import Algorithm, Hasher, hash_file, new_hasher
 from alignez_bake.lowering.delivery import DeliverySums
 from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
@@ -84,10 +84,14 @@ class OpenFile:
         """Whether its bytes are the base's own, so that nothing is written."""
         return self.way in ("hard-linked", "reflinked")
 
-    def take(self, block: Block) -> None:
-        """Write and hash the next bytes."""
+    def write(self, block: Block, offset: int) -> None:
+        """Write a block to its place, of `take`; may run beside the hashing of it and of later ones."""
         if self._descriptor is not None:
-            _write_all(self._descriptor, block.written.data, self.offset)
+            _write_all(self._descriptor, block.written.data, offset)
+
+    def take(self, block: Block) -> int:
+        """Hash the next bytes, and say where in the file they belong."""
+        offset = self.offset
         self.offset += len(block.written)
         self._hash.update(block.written.data)
         if block.base is not None:
@@ -101,6 +105,7 @@ class OpenFile:
                 self._tensor.sums = (self._tensor.sums or DeliverySums()) + block.sums
                 if block.rounding == "carry":
                     self._tensor.rounding = "carry"
+        return offset
 
     def begin_segment(self, segment: Segment) -> None:
         """What is taken from now on belongs to a tensor."""
@@ -172,7 +177,6 @@ class OpenFile:
     def _begin(self) -> None:
         assert self._descriptor is not None
         os.ftruncate(self._descriptor, 0)
-        reserve(self._descriptor, self.plan.size)
         self._hash, self._base_hash = new_hasher(self._algorithm), new_hasher(self._algorithm)
         _write_all(self._descriptor, memoryview(self.plan.head), 0)
         self._take_heads()

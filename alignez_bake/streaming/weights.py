@@ -2,20 +2,20 @@
 
 Memory does not grow with the model: what is held are a few blocks a thread, and (B, A) of two or three matrices.
 
-Threads: workers read and compute, the caller's thread hashes and writes in order, and one more syncs, so that the disk
-is busy from early on.
+Threads: workers read and compute, the caller's thread takes their blocks in order and hashes them, one writes and one
+syncs behind it, so that the disk is busy from early on.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from alignez_bake.integrity.hashing import hash_file
+from alignez_bake.streaming.background import Background
 from alignez_bake.streaming.open_file import OpenFile
 from alignez_bake.streaming.ordered import in_order
 from alignez_bake.thread_limits import one_blas_thread, worker_count
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from alignez_bake.streaming.segments import Block, Stretch
     from alignez_bake.streaming.written import WrittenFile
 
-_SYNC_BYTES: Final = 32 * 1024 * 1024
-_CHECKPOINT_BYTES: Final = 128 * 1024 * 1024
 _MEGABYTE: Final = 1_000_000
 _FREED_BYTES: Final = 31 * 1024 * 1024
 
@@ -87,7 +85,7 @@ def write_weights(
     with (
         ExitStack() as opened,
         one_blas_thread(),
-        _Syncing(journal) as syncing,
+        Background(journal) as background,
         progress.task("writing weights, MB", -(-total // _MEGABYTE)) as advance,
     ):
 
@@ -107,15 +105,14 @@ def write_weights(
                 if step.what == "begin":
                     file.begin_segment(file.plan.segments[step.segment])
                 elif block is not None:
-                    file.take(block)
+                    background.write(file, block, file.take(block))
                     before, counted = counted, counted + len(block.written)
                     advance(counted // _MEGABYTE - before // _MEGABYTE)
-                    syncing.written(file, len(block.written))
                 elif step.what == "end":
                     file.end_segment()
-                    syncing.safe_place(file, step.segment + 1)
+                    background.safe_place(file, step.segment + 1)
                 elif step.what == "file":
-                    syncing.finish(file)
+                    background.finish(file)
     return tuple(journal.done[plan.name] for plan in plans)
 
 
@@ -174,64 +171,3 @@ def _running(prepare: Callable[[], None]) -> Callable[[], None]:
 
 def _nothing() -> None:
     """The job of a step that only marks a place."""
-
-
-class _Syncing:
-    """A thread that syncs files behind the writing, notes in the journal what is safe, and finishes files."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sync")
-        self._waiting: list[Future[Any]] = []
-        self._unsynced = self._unnoted = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                for future in self._waiting:
-                    future.result()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
-
-    def written(self, file: OpenFile, count: int) -> None:
-        """Bytes that are not synced yet."""
-        self._unsynced += count
-        self._unnoted += count
-        if self._unsynced >= _SYNC_BYTES and not self._busy():
-            self._unsynced = 0
-            self._submit(file.sync)
-
-    def safe_place(self, file: OpenFile, segment: int) -> None:
-        """A segment begins here: a run that is killed later may go on from it."""
-        if file.is_shared or self._unnoted < _CHECKPOINT_BYTES:
-            return
-        self._unnoted = self._unsynced = 0
-        checkpoint = file.checkpoint(segment)
-
-        def note() -> None:
-            file.sync()
-            self._journal.reached(checkpoint)
-
-        self._submit(note)
-
-    def finish(self, file: OpenFile) -> None:
-        """All of the file is written."""
-        self._unnoted = self._unsynced = 0
-
-        def note() -> None:
-            self._journal.finished(file.finish())
-
-        self._submit(note)
-
-    def _busy(self) -> bool:
-        return any(not future.done() for future in self._waiting)
-
-    def _submit(self, job: Callable[[], None]) -> None:
-        done = [future for future in self._waiting if future.done()]
-        self._waiting = [future for future in self._waiting if not future.done()]
-        for future in done:
-            future.result()
-        self._waiting.append(self._pool.submit(job))

@@ -24,7 +24,7 @@ import rich.progress  # noqa: F401
 from alignez_bake.cli.main import build_app
 from alignez_bake.cli.shell import run
 from alignez_bake.lowering import matrix_change
-from alignez_bake.streaming import segments, weights
+from alignez_bake.streaming import background, segments
 from alignez_bake.streaming.journal import Journal
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Child:
             try:
                 with Path(os.devnull).open("w") as nothing, report.with_suffix(".err").open("w") as errors:
                     sys.stdout, sys.stderr = nothing, errors
-                    weights._SYNC_BYTES, weights._CHECKPOINT_BYTES = SYNC_BYTES, CHECKPOINT_BYTES
+                    background._SYNC_BYTES, background._CHECKPOINT_BYTES = SYNC_BYTES, CHECKPOINT_BYTES
                     segments._COPY_BYTES = BLOCK_BYTES
                     matrix_change.row_blocks.__defaults__ = (BLOCK_VALUES,)
                     changes = Changes(kill_at, torn=torn)

@@ -13,7 +13,7 @@ import torch
 
 from alignez_bake.edit_file import write_edits
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.streaming import segments, weights
+from alignez_bake.streaming import background, segments
 from tests.baking import plan_for
 from tests.tiny_models import save_tiny
 
@@ -29,10 +29,10 @@ import os, signal, sys
 from alignez_bake.cli.main import build_app
 from alignez_bake.cli.shell import run
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.streaming import segments, weights
+from alignez_bake.streaming import background, segments
 from alignez_bake.streaming.journal import Journal
 
-weights._SYNC_BYTES, weights._CHECKPOINT_BYTES, segments._COPY_BYTES = 4096, 8192, 1024
+background._SYNC_BYTES, background._CHECKPOINT_BYTES, segments._COPY_BYTES = 4096, 8192, 1024
 row_blocks.__defaults__ = (256,)
 CHANGED
 sys.exit(run(build_app(), sys.argv[1:]))
@@ -75,8 +75,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors span many blocks."""
     monkeypatch.setattr(segments, "_COPY_BYTES", 1024)
     monkeypatch.setattr(row_blocks, "__defaults__", (256,))
-    monkeypatch.setattr(weights, "_SYNC_BYTES", 4096)
-    monkeypatch.setattr(weights, "_CHECKPOINT_BYTES", 8192)
+    monkeypatch.setattr(background, "_SYNC_BYTES", 4096)
+    monkeypatch.setattr(background, "_CHECKPOINT_BYTES", 8192)
 
 
 def begun(changed: str, *arguments: object) -> subprocess.Popen[str]:
