@@ -58,7 +58,7 @@ class _Finding(NamedTuple):
     sums: DeliverySums | None = None
 
 
-_Job = tuple[str, "Callable[[], _Finding | None]"]
+_Job = tuple[str | None, "Callable[[], _Finding | None]"]
 
 
 def compare_tensors(
@@ -150,7 +150,7 @@ def _edited(contents: CheckpointContents, result: ModelFolder, name: str, roundi
     for index in range(count):
         prepared = PreparedMatrix(contents.edited, name, index, np.float64)
         matrix = _EditedMatrix(contents, result, prepared, RoundedMatrix(prepared, rounding, stored_as))
-        yield name, matrix.rounded.prepare
+        yield None, matrix.rounded.prepare
         for first, end in row_blocks(rows, columns):
             yield name, lambda matrix=matrix, first=first, end=end: matrix.compare(first, end)  # type: ignore[misc]
 

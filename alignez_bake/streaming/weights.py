@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _MEGABYTE: Final = 1_000_000
 _FREED_BYTES: Final = 31 * 1024 * 1024
 
-_What = Literal["prepare", "begin", "block", "end", "file"]
+_What = Literal["begin", "block", "end", "file"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Step:
     """What a job is for.
 
     Attributes:
-        what: `prepare`: nothing to take; `begin` and `end` of a segment; a `block`; the end of a `file`.
+        what: `begin` and `end` of a segment; a `block`; the end of a `file`.
         file: that it belongs to.
         segment: number of the segment.
     """
@@ -134,15 +134,15 @@ def _keep_freed_memory() -> None:
     np.empty(_FREED_BYTES, np.uint8)
 
 
-def _steps(files: Iterator[OpenFile]) -> Iterator[tuple[_Step, Callable[[], Block | None]]]:
-    """All jobs, those that prepare a stretch before the blocks of the one in front of it."""
+def _steps(files: Iterator[OpenFile]) -> Iterator[tuple[_Step | None, Callable[[], Block | None]]]:
+    """All jobs, those that prepare a stretch, without a step, before the blocks of the one in front of it."""
     held: list[tuple[OpenFile, int, Stretch | None]] = []
     for file in files:
         for number in range(file.first, len(file.plan.segments)):
             held.append((file, number, None))
             for stretch in file.plan.segments[number].stretches():
                 if stretch.prepare is not None:
-                    yield _Step("prepare", file, number), _running(stretch.prepare)
+                    yield None, _running(stretch.prepare)
                     yield from _blocks(held)
                     held = []
                 held.append((file, number, stretch))

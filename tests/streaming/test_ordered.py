@@ -117,3 +117,31 @@ def test_no_job_waits_for_an_earlier_one_that_was_cancelled(monkeypatch):
     monkeypatch.setattr(Future, "cancel", slowly)
     results.close()
     assert waited == []
+
+
+def test_a_job_without_a_tag_holds_up_nothing_that_does_not_wait_for_it():
+    slow, made = threading.Event(), Future()
+
+    def prepare():
+        assert slow.wait(timeout=20)
+        made.set_result("made")
+
+    jobs = [(None, prepare), *((number, lambda number=number: number) for number in range(3)), ("last", made.result)]
+    results = in_order(iter(jobs), workers=2, ahead=3)
+    assert [next(results) for _ in range(3)] == [(number, number) for number in range(3)]
+    slow.set()
+    assert list(results) == [("last", "made")]
+
+
+def test_the_error_of_a_job_without_a_tag_is_raised_where_it_is_waited_for():
+    made = Future()
+
+    def prepare():
+        made.set_exception(ValueError("no matrix"))
+        raise ValueError("no matrix")
+
+    jobs = [(None, prepare), ("before", lambda: 1), ("behind", made.result)]
+    results = in_order(iter(jobs), workers=2, ahead=1)
+    assert next(results) == ("before", 1)
+    with pytest.raises(ValueError, match="no matrix"):
+        next(results)
