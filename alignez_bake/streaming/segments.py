@@ -5,7 +5,8 @@ A job reads what it needs of the base for itself, so any number of them may run 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -88,8 +89,8 @@ class Segment(Protocol):
 
 
 @dataclass(frozen=True)
-class CopiedTensor:
-    """A tensor of the base, byte for byte; its values are looked at on the way.
+class _BaseTensor(ABC):
+    """A tensor of the base without an edit; its values are looked at as they pass.
 
     Attributes:
         header: of the base's file.
@@ -98,83 +99,65 @@ class CopiedTensor:
 
     header: Header
     entry: TensorEntry
-    noted: bool = False
+    noted: bool = field(default=False, init=False)
 
     @property
     def name(self) -> str:
         """Its key."""
         return self.entry.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its dimensions."""
+        return self.entry.shape
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """All of it."""
+        return self.entry.begin, self.entry.end
+
+    def stretches(self) -> Iterator[Stretch]:
+        """As `Segment`."""
+        yield Stretch(self._blocks())
+
+    def _blocks(self) -> Iterator[Callable[[], Block]]:
+        for begin in range(self.entry.begin, self.entry.end, _COPY_BYTES):
+            yield lambda begin=begin: self._block(begin, min(begin + _COPY_BYTES, self.entry.end))  # type: ignore[misc]
+
+    def _block(self, begin: int, end: int) -> Block:
+        data = read_range(self.header, begin, end)
+        check_finite(self.header, self.entry, data)
+        return Block(data, self._written(data))
+
+    @abstractmethod
+    def _written(self, data: Array) -> Array:
+        """The bytes of the result for whole values of the base, as bytes."""
+
+
+@dataclass(frozen=True)
+class CopiedTensor(_BaseTensor):
+    """A tensor of the base, byte for byte."""
 
     @property
     def dtype(self) -> str:
         """The stored dtype."""
         return self.entry.dtype
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its dimensions."""
-        return self.entry.shape
-
-    @property
-    def source(self) -> tuple[int, int]:
-        """All of it."""
-        return self.entry.begin, self.entry.end
-
-    def stretches(self) -> Iterator[Stretch]:
-        """As `Segment`."""
-        yield Stretch(self._blocks())
-
-    def _blocks(self) -> Iterator[Callable[[], Block]]:
-        for begin in range(self.entry.begin, self.entry.end, _COPY_BYTES):
-            yield lambda begin=begin: self._block(begin, min(begin + _COPY_BYTES, self.entry.end))  # type: ignore[misc]
-
-    def _block(self, begin: int, end: int) -> Block:
-        data = read_range(self.header, begin, end)
-        check_finite(self.header, self.entry, data)
-        return Block(data, data)
+    def _written(self, data: Array) -> Array:
+        return data
 
 
 @dataclass(frozen=True)
-class CastTensor:
-    """A float tensor of the base in another dtype.
+class CastTensor(_BaseTensor):
+    """A float tensor of the base in another dtype; it is F64, F32, F16 or BF16.
 
     Attributes:
-        header: of the base's file.
-        entry: of the tensor, F64, F32, F16 or BF16.
         dtype: the file's spelling of the new dtype.
     """
 
-    header: Header
-    entry: TensorEntry
     dtype: str
-    noted: bool = False
 
-    @property
-    def name(self) -> str:
-        """Its key."""
-        return self.entry.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its dimensions."""
-        return self.entry.shape
-
-    @property
-    def source(self) -> tuple[int, int]:
-        """All of it."""
-        return self.entry.begin, self.entry.end
-
-    def stretches(self) -> Iterator[Stretch]:
-        """As `Segment`."""
-        yield Stretch(self._blocks())
-
-    def _blocks(self) -> Iterator[Callable[[], Block]]:
-        for begin in range(self.entry.begin, self.entry.end, _COPY_BYTES):
-            yield lambda begin=begin: self._block(begin, min(begin + _COPY_BYTES, self.entry.end))  # type: ignore[misc]
-
-    def _block(self, begin: int, end: int) -> Block:
-        data = read_range(self.header, begin, end)
-        check_finite(self.header, self.entry, data)
+    def _written(self, data: Array) -> Array:
         values = data.view(numpy_dtype_of(self.entry.dtype))
         result = cast_once(values, numpy_dtype_of(self.dtype))
         if not all_finite(result) and not _is_mask(self.entry, data):
@@ -182,7 +165,7 @@ class CastTensor:
                 f"{self.header.path}: tensor {shown(self.name)} holds {values[np.abs(values).argmax()]}, which "
                 f"overflows {self.dtype}: use a wider dtype, such as BF16 or F32"
             )
-        return Block(data, result.view(np.uint8))
+        return result.view(np.uint8)
 
 
 @dataclass(frozen=True)

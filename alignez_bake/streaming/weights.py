@@ -142,7 +142,7 @@ def _steps(files: Iterator[OpenFile]) -> Iterator[tuple[_Step | None, Callable[[
             held.append((file, number, None))
             for stretch in file.plan.segments[number].stretches():
                 if stretch.prepare is not None:
-                    yield None, _running(stretch.prepare)
+                    yield None, stretch.prepare
                     yield from _blocks(held)
                     held = []
                 held.append((file, number, stretch))
@@ -163,10 +163,6 @@ def _blocks(
             yield _Step("end", file, number - 1), _nothing
         what: _What = "begin" if number < len(file.plan.segments) else "file"
         yield _Step(what, file, number), _nothing
-
-
-def _running(prepare: Callable[[], None]) -> Callable[[], None]:
-    return prepare
 
 
 def _nothing() -> None:
