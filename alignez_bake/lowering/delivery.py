@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Squares of changes between these powers of two are far from float32's bounds.
 _PLAIN_EXPONENTS = range(-40, 41)
+_STRETCH = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,16 @@ def _squares(values: NDArray[Any]) -> float:
 
 
 def _dot(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Row by row in the arrays' dtype, the rows' sums in float64."""
-    return float(np.vecdot(first, second).sum(dtype=np.float64))
+    """Stretch by stretch in the arrays' dtype, the stretches' sums in float64.
+
+    In float32, n products that a core adds up in at least 8 lanes are off by at most n / 8 · 2⁻²⁴ of the sum of their
+    magnitudes: 2⁻¹² for a stretch. `numpy.vecdot` over rows is as fast, but keeps other threads from working.
+    """
+    left, right = first.reshape(-1), second.reshape(-1)
+    return math.fsum(
+        float(np.dot(left[begin : begin + _STRETCH], right[begin : begin + _STRETCH]))
+        for begin in range(0, left.size, _STRETCH)
+    )
 
 
 def _scaled(value: float, exponent: int) -> float:

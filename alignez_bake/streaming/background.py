@@ -7,15 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from alignez_bake.streaming.journal import Journal
     from alignez_bake.streaming.open_file import OpenFile
     from alignez_bake.streaming.segments import Block
+    from alignez_bake.streaming.staging import Piece
 
 _SYNC_BYTES: Final = 64 * 1024 * 1024
 _CHECKPOINT_BYTES: Final = 256 * 1024 * 1024
-_MOST_UNWRITTEN: Final = 8
 
 
 class Background:
@@ -46,22 +46,26 @@ class Background:
             self._writer.shutdown(cancel_futures=True)
             self._pool.shutdown(cancel_futures=True)
 
-    def write(self, file: OpenFile, block: Block, offset: int) -> None:
-        """Write a block to its place; waits only where many before it are not written yet."""
-        while len(self._writes) >= _MOST_UNWRITTEN or (self._writes and self._writes[0].done()):
-            self._writes.popleft().result()
-        self._writes.append(self._writer.submit(self._put, file, block, offset))
-        self._unsynced += len(block.written)
+    def write(self, file: OpenFile, block: Block) -> None:
+        """Write a block behind those before it; waits only while all buffers are on their way."""
+        self._write(file, file.take(block))
         self._unnoted += len(block.written)
         if self._unsynced >= _SYNC_BYTES and not self._busy():
             self._unsynced = 0
             self._submit(file.sync)
 
-    def _put(self, file: OpenFile, block: Block, offset: int) -> None:
-        if self._failed is not None:
-            raise self._failed  # so that the last write stands for all before it
+    def _write(self, file: OpenFile, pieces: Iterator[Piece]) -> None:
+        for piece in pieces:
+            while self._writes and self._writes[0].done():
+                self._writes.popleft().result()
+            self._writes.append(self._writer.submit(self._put, file, piece))
+            self._unsynced += piece.count
+
+    def _put(self, file: OpenFile, piece: Piece) -> None:
         try:
-            file.write(block, offset)
+            file.write(piece)
+            if self._failed is not None:
+                raise self._failed  # so that the last write stands for all before it
         except BaseException as error:
             self._failed = error
             raise
@@ -70,6 +74,7 @@ class Background:
         """A segment begins here: a run that is killed later may go on from it."""
         if file.is_shared or self._unnoted < _CHECKPOINT_BYTES:
             return
+        self._write(file, file.flush())
         self._unnoted = self._unsynced = 0
         checkpoint = file.checkpoint(segment)
 
@@ -80,7 +85,8 @@ class Background:
         self._submit(note)
 
     def finish(self, file: OpenFile) -> None:
-        """All of the file is written."""
+        """All of the file was taken."""
+        self._write(file, file.flush(last=True))
         self._unnoted = self._unsynced = 0
 
         def note() -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import numpy as np
 
 from alignez_bake.file_sharing import cloned, linked
 from alignez_bake.integrity.hashing import Algorithm, Hasher, hash_file, new_hasher
 from alignez_bake.lowering.delivery import DeliverySums
 from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
 from alignez_bake.streaming.journal import Checkpoint, partial_name
+from alignez_bake.streaming.staging import ALIGNMENT, Staging
 from alignez_bake.streaming.written import Way, WrittenFile, WrittenTensor
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from alignez_bake.lowering.rounding import Rounding
     from alignez_bake.streaming.file_plan import FilePlan
+    from alignez_bake.streaming.resources import Resources
     from alignez_bake.streaming.segments import Block, Segment
+    from alignez_bake.streaming.staging import Piece
 
 _OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -48,7 +56,14 @@ class OpenFile:
     """
 
     def __init__(
-        self, plan: FilePlan, folder: Path, algorithm: Algorithm, *, link: bool, done: Checkpoint | None
+        self,
+        plan: FilePlan,
+        folder: Path,
+        algorithm: Algorithm,
+        resources: Resources,
+        *,
+        link: bool,
+        done: Checkpoint | None,
     ) -> None:
         """Begin the file, go on with it from `done`, or share the base's blocks on the disk.
 
@@ -59,6 +74,7 @@ class OpenFile:
         self.plan, self.path = plan, folder / plan.name
         self.partial = self.path.with_name(partial_name(plan.name))
         self._algorithm: Algorithm = algorithm
+        self._resources, self._staging = resources, Staging(resources.buffers)
         self._descriptor: int | None = None
         self._tensors: list[WrittenTensor] = []
         self._tensor: _Tensor | None = None
@@ -75,6 +91,7 @@ class OpenFile:
         try:
             if done is None or not self._resumed(done):
                 self._begin()
+            _pass_by_cache(self._descriptor)
         except BaseException:
             self.close()
             raise
@@ -84,28 +101,36 @@ class OpenFile:
         """Whether its bytes are the base's own, so that nothing is written."""
         return self.way in ("hard-linked", "reflinked")
 
-    def write(self, block: Block, offset: int) -> None:
-        """Write a block to its place, of `take`; may run beside the hashing of it and of later ones."""
-        if self._descriptor is not None:
-            _write_all(self._descriptor, block.written.data, offset)
+    def write(self, piece: Piece) -> None:
+        """Write a piece of `take` or `flush` to its place; may run beside the hashing of later ones."""
+        try:
+            if self._descriptor is not None:
+                _write_all(self._descriptor, piece.buffer[: piece.count].data, piece.offset)
+        finally:
+            self._resources.buffers.give_back(piece.buffer)
 
-    def take(self, block: Block) -> int:
-        """Hash the next bytes, and say where in the file they belong."""
-        offset = self.offset
+    def take(self, block: Block) -> Iterator[Piece]:
+        """Hash the next bytes; gives the pieces of the file that are to be written by then."""
         self.offset += len(block.written)
-        self._hash.update(block.written.data)
         if block.base is not None:
-            self._base_hash.update(block.base.data)
+            of_base = (self._base_hash,) if self._tensor is None else (self._base_hash, self._tensor.base_hash)
+            self._resources.hashing.update(of_base, block.base)
+        self._hash.update(block.written.data)
         if self._tensor is not None:
             self._tensor.hash.update(block.written.data)
-            if block.base is not None:
-                self._tensor.base_hash.update(block.base.data)
-                self._tensor.has_base = True
+            self._tensor.has_base |= block.base is not None
             if block.sums is not None:
                 self._tensor.sums = (self._tensor.sums or DeliverySums()) + block.sums
                 if block.rounding == "carry":
                     self._tensor.rounding = "carry"
-        return offset
+        if not self.is_shared:
+            yield from self._staging.add(block.written)
+
+    def flush(self, *, last: bool = False) -> Iterator[Piece]:
+        """What is to be written so that all bytes that were taken are; `last`: no more come, and all are hashed."""
+        if last:
+            self._resources.hashing.settle()
+        yield from self._staging.flush(last=last)
 
     def begin_segment(self, segment: Segment) -> None:
         """What is taken from now on belongs to a tensor."""
@@ -116,6 +141,7 @@ class OpenFile:
         """The tensor is whole."""
         if self._tensor is not None:
             tensor = self._tensor
+            self._resources.hashing.settle()
             base_hash = tensor.base_hash.hexdigest() if tensor.has_base else None
             hashes = tensor.hash.hexdigest(), base_hash
             self._tensors.append(WrittenTensor(tensor.name, *hashes, tensor.sums, tensor.rounding))
@@ -123,6 +149,7 @@ class OpenFile:
 
     def checkpoint(self, segment: int) -> Checkpoint:
         """The state in front of a segment, to go on from once everything before it is synced."""
+        self._resources.hashing.settle()
         base_hash = self._base_hash.hexdigest() if self.plan.passes_base else None
         return Checkpoint(self.plan.name, segment, self.offset, self._hash.hexdigest(), base_hash, tuple(self._tensors))
 
@@ -138,6 +165,7 @@ class OpenFile:
             OSError: the disk is full, or cannot be written.
         """
         if self._descriptor is not None:
+            os.ftruncate(self._descriptor, self.offset)  # the last piece reaches to a boundary
             os.fsync(self._descriptor)
             self.close()
         self.partial.replace(self.path)
@@ -150,6 +178,7 @@ class OpenFile:
 
     def close(self) -> None:
         """Let go of the file, whole or not."""
+        self._staging.close()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -178,8 +207,9 @@ class OpenFile:
         assert self._descriptor is not None
         os.ftruncate(self._descriptor, 0)
         self._hash, self._base_hash = new_hasher(self._algorithm), new_hasher(self._algorithm)
-        _write_all(self._descriptor, memoryview(self.plan.head), 0)
         self._take_heads()
+        for piece in self._staging.add(np.frombuffer(self.plan.head, np.uint8)):
+            self.write(piece)
 
     def _take_heads(self) -> None:
         self._hash.update(self.plan.head)
@@ -205,6 +235,8 @@ class OpenFile:
         ):
             return False
         os.ftruncate(self._descriptor, done.offset)
+        whole = done.offset // ALIGNMENT * ALIGNMENT
+        self._staging = Staging(self._resources.buffers, whole, os.pread(self._descriptor, done.offset - whole, whole))
         self.first, self.offset, self._tensors = done.segment, done.offset, list(done.tensors)
         return True
 
@@ -230,9 +262,32 @@ def _own_file(path: Path) -> int:
     return os.open(path, _OPEN, 0o666)
 
 
+def _pass_by_cache(descriptor: int) -> None:
+    """Write without the system's cache, where the file system can."""
+    if not hasattr(os, "O_DIRECT"):  # not on macOS
+        return
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+
+
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
     """Write at a place, whatever the system takes at once."""
-    data = data.cast("B")
     while data:
-        count = os.pwrite(descriptor, data, offset)
+        try:
+            count = os.pwrite(descriptor, data, offset)
+        except OSError as error:
+            # A disk with larger blocks, or a file system that says so only now.
+            if error.errno != errno.EINVAL or not _through_cache(descriptor):
+                raise
+            continue
         data, offset = data[count:], offset + count
+
+
+def _through_cache(descriptor: int) -> bool:
+    """Write through the system's cache from now on; False: so it was already."""
+    flags, direct = fcntl.fcntl(descriptor, fcntl.F_GETFL), getattr(os, "O_DIRECT", 0)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~direct)
+    return bool(flags & direct)

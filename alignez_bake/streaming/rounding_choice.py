@@ -77,16 +77,18 @@ class RoundedMatrix:
             return self.asked
         if BY_NAME[self.dtype].bits > 16:
             return "nearest"  # no edit of a size that is worth having is lost in 32 bits
-        nearest, carried = DeliverySums(), DeliverySums()
-        rows = self.matrix.change.rows
+        share = self._looked_at("nearest").delivery("").share
+        if share is None or share >= MIN_DELIVERED_SHARE:
+            return "nearest"
+        residual = self._looked_at("carry").delivery("").residual
+        return "carry" if residual is not None and residual <= _MOST_RESIDUAL else "nearest"
+
+    def _looked_at(self, rounding: Rounding) -> DeliverySums:
+        """What a rule would keep in a few rows."""
+        sums, rows = DeliverySums(), self.matrix.change.rows
         for row in range(0, rows, max(1, -(-rows // _ROWS_LOOKED_AT))):
             _, base = self.matrix.rows(row, row + 1)
             delta = self.matrix.change.delta(base, row)
-            dtype = numpy_dtype_of(self.dtype)
-            nearest += delivery_sums(base, delta, round_rows(base + delta, dtype))
-            carried += delivery_sums(base, delta, round_rows(base + delta, dtype, change=delta))
-        share = nearest.delivery("").share
-        if share is None or share >= MIN_DELIVERED_SHARE:
-            return "nearest"
-        residual = carried.delivery("").residual
-        return "carry" if residual is not None and residual <= _MOST_RESIDUAL else "nearest"
+            exact, change = base + delta, delta if rounding == "carry" else None
+            sums += delivery_sums(base, delta, round_rows(exact, numpy_dtype_of(self.dtype), change=change))
+        return sums

@@ -18,6 +18,7 @@ from alignez_bake.integrity.hashing import hash_file
 from alignez_bake.streaming.background import Background
 from alignez_bake.streaming.open_file import OpenFile
 from alignez_bake.streaming.ordered import in_order
+from alignez_bake.streaming.resources import Resources
 from alignez_bake.thread_limits import one_blas_thread, worker_count
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def write_weights(
     _check_finished(journal, folder, algorithm)
     total = sum(plan.size for plan in plans)
     with (
+        Resources() as resources,
         ExitStack() as opened,
         one_blas_thread(),
         Background(journal) as background,
@@ -93,7 +95,7 @@ def write_weights(
             for plan in plans:
                 if plan.name not in journal.done:
                     done = journal.checkpoints.get(plan.name)
-                    file = OpenFile(plan, folder, algorithm, link=link, done=done)
+                    file = OpenFile(plan, folder, algorithm, resources, link=link, done=done)
                     opened.callback(file.close)
                     yield file
 
@@ -105,7 +107,7 @@ def write_weights(
                 if step.what == "begin":
                     file.begin_segment(file.plan.segments[step.segment])
                 elif block is not None:
-                    background.write(file, block, file.take(block))
+                    background.write(file, block)
                     before, counted = counted, counted + len(block.written)
                     advance(counted // _MEGABYTE - before // _MEGABYTE)
                 elif step.what == "end":

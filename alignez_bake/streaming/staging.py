@@ -1,0 +1,121 @@
+"""Bytes on their way to the disk: gathered in aligned buffers, so that they may pass by the system's cache."""
+
+from __future__ import annotations
+
+import mmap
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from alignez_bake.safetensors_io.dtypes import Array
+
+ALIGNMENT: Final = 4096
+"""Of places, lengths and memory of direct writes: at least the logical block of any disk in use."""
+_BUFFER_BYTES: Final = 8 * 1024 * 1024
+_BUFFERS: Final = 4
+
+
+class Piece(NamedTuple):
+    """A part of a file that is ready to be written.
+
+    Attributes:
+        buffer: that holds it, from its front.
+        count: bytes of it, a multiple of `ALIGNMENT`; those behind the file's end are zeros.
+        offset: where in the file it begins, likewise.
+    """
+
+    buffer: Array
+    count: int
+    offset: int
+
+
+class Buffers:
+    """The few buffers that all files of a bake share: who finds none waits until a piece is written."""
+
+    def __init__(self, count: int = _BUFFERS, size: int = _BUFFER_BYTES) -> None:
+        """Map them; their memory is taken as they are filled.
+
+        Args:
+            count: of buffers, at least 2: a flush keeps one while it needs another.
+            size: of each in bytes, a multiple of `ALIGNMENT`.
+        """
+        self._free: SimpleQueue[Array] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(np.frombuffer(mmap.mmap(-1, size), np.uint8))  # begins at a page
+
+    def take(self) -> Array:
+        """A buffer, once one is free."""
+        return self._free.get()
+
+    def give_back(self, buffer: Array) -> None:
+        """It may be filled anew."""
+        self._free.put(buffer)
+
+
+class Staging:
+    """The bytes at the end of one file that are not on their way yet."""
+
+    def __init__(self, buffers: Buffers, offset: int = 0, tail: bytes = b"") -> None:
+        """Begin a file, or go on with it.
+
+        Args:
+            buffers: to gather bytes in.
+            offset: of the file, a multiple of `ALIGNMENT`, in front of which all is written.
+            tail: what belongs behind it and is less than `ALIGNMENT`.
+        """
+        self._buffers, self._offset, self._fill = buffers, offset, 0
+        self._buffer: Array | None = None
+        if tail:
+            self._append(np.frombuffer(tail, np.uint8))
+
+    def add(self, data: Array) -> Iterator[Piece]:
+        """Take the next bytes of the file; gives the pieces that are full by then, each before the next is begun."""
+        while len(data):
+            count = self._append(data)
+            data = data[count:]
+            assert self._buffer is not None
+            if self._fill == len(self._buffer):
+                yield self._piece(self._fill)
+                self._offset, self._fill = self._offset + self._fill, 0
+
+    def flush(self, *, last: bool) -> Iterator[Piece]:
+        """What is gathered, up to the next boundary; bytes that come later are written there once more.
+
+        Args:
+            last: nothing comes later.
+        """
+        if self._buffer is None:
+            return
+        whole = self._fill // ALIGNMENT * ALIGNMENT
+        padded = -(-self._fill // ALIGNMENT) * ALIGNMENT
+        self._buffer[self._fill : padded] = 0
+        rest = self._buffer[whole : self._fill].copy()
+        piece = self._piece(padded)
+        self._offset, self._fill = self._offset + whole, 0
+        yield piece
+        if not last and len(rest):
+            self._append(rest)
+
+    def close(self) -> None:
+        """Let go of what is gathered."""
+        if self._buffer is not None:
+            self._buffers.give_back(self._buffer)
+            self._buffer = None
+
+    def _append(self, data: Array) -> int:
+        """Gather as much as there is room for."""
+        if self._buffer is None:
+            self._buffer = self._buffers.take()
+        count = min(len(data), len(self._buffer) - self._fill)
+        self._buffer[self._fill : self._fill + count] = data[:count]
+        self._fill += count
+        return count
+
+    def _piece(self, count: int) -> Piece:
+        assert self._buffer is not None
+        buffer, self._buffer = self._buffer, None
+        return Piece(buffer, count, self._offset)
