@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -92,10 +94,13 @@ def compare_tensors(
             found.reasons.append(f"{name} has shape {list(result.tensors.entry(name).shape)}, not {list(shape)}")
     advance(len(names) - len(same_shape))
     workers = worker_count()
-    with one_blas_thread():
-        for name, finding in in_order(
-            _jobs(contents, result, same_shape, rounding), workers=workers, ahead=4 * workers
-        ):
+    jobs = _jobs(contents, result, same_shape, rounding)
+    with (
+        one_blas_thread(),
+        ThreadPoolExecutor(workers, thread_name_prefix="compare") as pool,
+        closing(in_order(jobs, pool, ahead=4 * workers)) as findings,
+    ):
+        for name, finding in findings:
             assert finding is not None  # only what prepares a matrix gives nothing, and has no name
             if name not in wrong:
                 advance()

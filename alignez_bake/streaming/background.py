@@ -59,16 +59,16 @@ class Background:
             while self._writes and self._writes[0].done():
                 self._writes.popleft().result()
             self._writes.append(self._writer.submit(self._put, file, piece))
-            self._unsynced += piece.count
+            self._unsynced += piece.size
 
     def _put(self, file: OpenFile, piece: Piece) -> None:
         try:
             file.write(piece)
-            if self._failed is not None:
-                raise self._failed  # so that the last write stands for all before it
         except BaseException as error:
-            self._failed = error
+            self._failed = self._failed or error
             raise
+        if self._failed is not None:
+            raise self._failed  # so that the last write stands for all before it
 
     def safe_place(self, file: OpenFile, segment: int) -> None:
         """A segment begins here: a run that is killed later may go on from it."""

@@ -8,8 +8,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from alignez_bake.file_sharing import cloned, linked
 from alignez_bake.integrity.hashing import Algorithm, Hasher, hash_file, new_hasher
 from alignez_bake.lowering.delivery import DeliverySums
@@ -74,7 +72,7 @@ class OpenFile:
         self.plan, self.path = plan, folder / plan.name
         self.partial = self.path.with_name(partial_name(plan.name))
         self._algorithm: Algorithm = algorithm
-        self._resources, self._staging = resources, Staging(resources.buffers)
+        self._resources, self._staging = resources, Staging(resources.buffers, 0, plan.head)
         self._descriptor: int | None = None
         self._tensors: list[WrittenTensor] = []
         self._tensor: _Tensor | None = None
@@ -105,7 +103,7 @@ class OpenFile:
         """Write a piece of `take` or `flush` to its place; may run beside the hashing of later ones."""
         try:
             if self._descriptor is not None:
-                _write_all(self._descriptor, piece.buffer[: piece.count].data, piece.offset)
+                _write_all(self._descriptor, piece.buffer[: piece.size].data, piece.offset)
         finally:
             self._resources.buffers.give_back(piece.buffer)
 
@@ -114,7 +112,7 @@ class OpenFile:
         self.offset += len(block.written)
         if block.base is not None:
             of_base = (self._base_hash,) if self._tensor is None else (self._base_hash, self._tensor.base_hash)
-            self._resources.hashing.update(of_base, block.base)
+            self._resources.hash_base(of_base, block.base)
         self._hash.update(block.written.data)
         if self._tensor is not None:
             self._tensor.hash.update(block.written.data)
@@ -129,8 +127,9 @@ class OpenFile:
     def flush(self, *, last: bool = False) -> Iterator[Piece]:
         """What is to be written so that all bytes that were taken are; `last`: no more come, and all are hashed."""
         if last:
-            self._resources.hashing.settle()
-        yield from self._staging.flush(last=last)
+            self._resources.base_is_hashed()
+        if not self.is_shared:
+            yield from self._staging.flush(last=last)
 
     def begin_segment(self, segment: Segment) -> None:
         """What is taken from now on belongs to a tensor."""
@@ -141,7 +140,7 @@ class OpenFile:
         """The tensor is whole."""
         if self._tensor is not None:
             tensor = self._tensor
-            self._resources.hashing.settle()
+            self._resources.base_is_hashed()
             base_hash = tensor.base_hash.hexdigest() if tensor.has_base else None
             hashes = tensor.hash.hexdigest(), base_hash
             self._tensors.append(WrittenTensor(tensor.name, *hashes, tensor.sums, tensor.rounding))
@@ -149,7 +148,7 @@ class OpenFile:
 
     def checkpoint(self, segment: int) -> Checkpoint:
         """The state in front of a segment, to go on from once everything before it is synced."""
-        self._resources.hashing.settle()
+        self._resources.base_is_hashed()
         base_hash = self._base_hash.hexdigest() if self.plan.passes_base else None
         return Checkpoint(self.plan.name, segment, self.offset, self._hash.hexdigest(), base_hash, tuple(self._tensors))
 
@@ -208,8 +207,6 @@ class OpenFile:
         os.ftruncate(self._descriptor, 0)
         self._hash, self._base_hash = new_hasher(self._algorithm), new_hasher(self._algorithm)
         self._take_heads()
-        for piece in self._staging.add(np.frombuffer(self.plan.head, np.uint8)):
-            self.write(piece)
 
     def _take_heads(self) -> None:
         self._hash.update(self.plan.head)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
-    from concurrent.futures import Future
+    from concurrent.futures import Executor, Future
 
 Tag = TypeVar("Tag")
 Result = TypeVar("Result")
 
 
 def in_order(
-    jobs: Iterable[tuple[Tag | None, Callable[[], Result]]], *, workers: int, ahead: int
+    jobs: Iterable[tuple[Tag | None, Callable[[], Result]]], pool: Executor, *, ahead: int
 ) -> Generator[tuple[Tag, Result]]:
     """The results of jobs, in order, while later ones run already.
 
@@ -27,11 +26,10 @@ def in_order(
 
     Args:
         jobs: each with a tag that comes back with its result, or None; taken one by one, as there is room.
-        workers: threads.
+        pool: whose threads run them.
         ahead: most jobs that are taken and whose results were not.
     """
     waiting: deque[tuple[Tag | None, Future[Result]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="stream")
     try:
         for tag, job in jobs:
             waiting.append((tag, pool.submit(job)))
@@ -47,4 +45,3 @@ def in_order(
         # The last first: a job that waits for an earlier one must not begin once that is cancelled.
         for _, future in reversed(waiting):
             future.cancel()
-        pool.shutdown()

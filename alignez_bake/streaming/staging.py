@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
 ALIGNMENT: Final = 4096
 """Of places, lengths and memory of direct writes: at least the logical block of any disk in use."""
-_BUFFER_BYTES: Final = 8 * 1024 * 1024
-_BUFFERS: Final = 4
 
 
 class Piece(NamedTuple):
@@ -24,23 +22,23 @@ class Piece(NamedTuple):
 
     Attributes:
         buffer: that holds it, from its front.
-        count: bytes of it, a multiple of `ALIGNMENT`; those behind the file's end are zeros.
+        size: bytes of it, a multiple of `ALIGNMENT`; those behind the file's end are zeros.
         offset: where in the file it begins, likewise.
     """
 
     buffer: Array
-    count: int
+    size: int
     offset: int
 
 
 class Buffers:
     """The few buffers that all files of a bake share: who finds none waits until a piece is written."""
 
-    def __init__(self, count: int = _BUFFERS, size: int = _BUFFER_BYTES) -> None:
+    def __init__(self, count: int, size: int) -> None:
         """Map them; their memory is taken as they are filled.
 
         Args:
-            count: of buffers, at least 2: a flush keeps one while it needs another.
+            count: of buffers.
             size: of each in bytes, a multiple of `ALIGNMENT`.
         """
         self._free: SimpleQueue[Array] = SimpleQueue()
@@ -59,21 +57,25 @@ class Buffers:
 class Staging:
     """The bytes at the end of one file that are not on their way yet."""
 
-    def __init__(self, buffers: Buffers, offset: int = 0, tail: bytes = b"") -> None:
-        """Begin a file, or go on with it.
+    def __init__(self, buffers: Buffers, offset: int, first: bytes) -> None:
+        """Begin a file, or go on with it; no buffer is taken before bytes come.
 
         Args:
             buffers: to gather bytes in.
             offset: of the file, a multiple of `ALIGNMENT`, in front of which all is written.
-            tail: what belongs behind it and is less than `ALIGNMENT`.
+            first: the bytes there.
         """
         self._buffers, self._offset, self._fill = buffers, offset, 0
+        self._first = np.frombuffer(first, np.uint8)
         self._buffer: Array | None = None
-        if tail:
-            self._append(np.frombuffer(tail, np.uint8))
 
     def add(self, data: Array) -> Iterator[Piece]:
         """Take the next bytes of the file; gives the pieces that are full by then, each before the next is begun."""
+        first, self._first = self._first, self._first[:0]
+        yield from self._gathered(first)
+        yield from self._gathered(data)
+
+    def _gathered(self, data: Array) -> Iterator[Piece]:
         while len(data):
             count = self._append(data)
             data = data[count:]
@@ -88,6 +90,7 @@ class Staging:
         Args:
             last: nothing comes later.
         """
+        yield from self.add(self._first[:0])
         if self._buffer is None:
             return
         whole = self._fill // ALIGNMENT * ALIGNMENT

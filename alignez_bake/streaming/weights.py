@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -84,10 +85,10 @@ def write_weights(
     _check_finished(journal, folder, algorithm)
     total = sum(plan.size for plan in plans)
     with (
-        Resources() as resources,
         ExitStack() as opened,
         one_blas_thread(),
         Background(journal) as background,
+        Resources(workers) as resources,
         progress.task("writing weights, MB", -(-total // _MEGABYTE)) as advance,
     ):
 
@@ -101,20 +102,27 @@ def write_weights(
 
         counted = sum(journal.done[plan.name].size for plan in plans if plan.name in journal.done)
         advance(counted // _MEGABYTE)
-        with closing(in_order(_steps(files()), workers=workers, ahead=2 * workers + 2)) as steps:
+
+        def take(step: _Step, block: Block | None) -> None:
+            file = step.file
+            if step.what == "begin":
+                file.begin_segment(file.plan.segments[step.segment])
+            elif block is not None:
+                background.write(file, block)
+            elif step.what == "end":
+                file.end_segment()
+                background.safe_place(file, step.segment + 1)
+            elif step.what == "file":
+                background.finish(file)
+
+        jobs = in_order(_steps(files()), resources.pool, ahead=2 * workers + 2)
+        with closing(jobs) as steps:
             for step, block in steps:
-                file = step.file
-                if step.what == "begin":
-                    file.begin_segment(file.plan.segments[step.segment])
-                elif block is not None:
-                    background.write(file, block)
+                resources.taking.submit(partial(take, step, block))
+                if block is not None:
                     before, counted = counted, counted + len(block.written)
                     advance(counted // _MEGABYTE - before // _MEGABYTE)
-                elif step.what == "end":
-                    file.end_segment()
-                    background.safe_place(file, step.segment + 1)
-                elif step.what == "file":
-                    background.finish(file)
+            resources.taking.settle()
     return tuple(journal.done[plan.name] for plan in plans)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from alignez_bake.edit_file import write_edits
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.streaming import background, segments
+from alignez_bake.streaming import background, resources, segments
 from tests.baking import plan_for
 from tests.tiny_models import save_tiny
 
@@ -29,10 +29,11 @@ import os, signal, sys
 from alignez_bake.cli.main import build_app
 from alignez_bake.cli.shell import run
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.streaming import background, segments
+from alignez_bake.streaming import background, resources, segments
 from alignez_bake.streaming.journal import Journal
 
 background._SYNC_BYTES, background._CHECKPOINT_BYTES, segments._COPY_BYTES = 4096, 8192, 1024
+resources._BUFFER_BYTES = 4096
 row_blocks.__defaults__ = (256,)
 CHANGED
 sys.exit(run(build_app(), sys.argv[1:]))
@@ -51,7 +52,7 @@ PAUSED_IN_THE_MIDDLE = """
 pwrite, written = os.pwrite, []
 def paused(*arguments):
     written.append(None)
-    if len(written) == 40:
+    if len(written) == 12:
         os.write(1, b"inside")
         os.read(0, 1)
     return pwrite(*arguments)
@@ -77,6 +78,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_blocks, "__defaults__", (256,))
     monkeypatch.setattr(background, "_SYNC_BYTES", 4096)
     monkeypatch.setattr(background, "_CHECKPOINT_BYTES", 8192)
+    monkeypatch.setattr(resources, "_BUFFER_BYTES", 4096)
 
 
 def begun(changed: str, *arguments: object) -> subprocess.Popen[str]:

@@ -99,7 +99,8 @@ def place(made, tmp_path):
 
 
 @pytest.fixture
-def killed(once_killed, tmp_path):
+def killed(once_killed, tmp_path, monkeypatch):
+    small_blocks(monkeypatch)  # as the killed run's
     shutil.copytree(once_killed.folder, tmp_path / "place")
     return Place(tmp_path / "place")
 
@@ -238,7 +239,7 @@ def test_a_base_that_changes_meanwhile(change, place):
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize(
     ("module", "name", "after"),
-    [(os, "pwrite", 40), (os, "fdatasync", 1), (os, "fsync", 3)],
+    [(os, "pwrite", 12), (os, "fdatasync", 1), (os, "fsync", 3)],
 )
 def test_a_full_disk_in_the_middle(module, name, after, number, place, refused, monkeypatch):
     small_blocks(monkeypatch)
@@ -303,7 +304,8 @@ def test_an_interrupt_leaves_nothing(place):
     assert names(place.out.parent) == []
 
 
-def test_a_termination_is_gone_on_from(place, whole):
+def test_a_termination_is_gone_on_from(place, whole, monkeypatch):
+    small_blocks(monkeypatch)
     child = paused(*place.bake())
     child.send_signal(signal.SIGTERM)
     child.communicate()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +15,18 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.header import read_header
 from alignez_bake.safetensors_io.writer import write_tensors
 from alignez_bake.streaming import open_file as module
+from alignez_bake.streaming import resources as resources_module
 from alignez_bake.streaming.file_plan import plan_file
 from alignez_bake.streaming.open_file import OpenFile
+from alignez_bake.streaming.resources import Resources
 from alignez_bake.streaming.segments import CopiedTensor, NewTensor
+from alignez_bake.streaming.staging import ALIGNMENT
 
 RNG = np.random.default_rng(3)
-VALUES = {name: RNG.normal(size=(40, 5)).astype(np.float32) for name in "abcd"}
-ADDED = RNG.normal(size=(7, 3)).astype(np.float32)
+VALUES = {name: RNG.normal(size=(40, 55)).astype(np.float32) for name in "abcd"}
+ADDED = RNG.normal(size=(71, 33)).astype(np.float32)
 NAME = "model.safetensors"
+SHARED: list[Resources] = []
 
 
 @pytest.fixture
@@ -62,8 +67,17 @@ def copies(source):
     return [CopiedTensor(source, entry) for entry in source.entries.values()]
 
 
+@pytest.fixture(autouse=True)
+def resources(monkeypatch):
+    """Buffers so small that most tensors take several."""
+    monkeypatch.setattr(resources_module, "_BUFFER_BYTES", ALIGNMENT)
+    with Resources(2) as shared:
+        monkeypatch.setattr(sys.modules[__name__], "SHARED", [shared])
+        yield
+
+
 def opened(plan, out, done=None, link=False):
-    return OpenFile(plan, out, "blake3", link=link, done=done)
+    return OpenFile(plan, out, "blake3", SHARED[0], link=link, done=done)
 
 
 def passed(file, until=None):
@@ -72,10 +86,15 @@ def passed(file, until=None):
         file.begin_segment(segment)
         for stretch in segment.stretches():
             for job in stretch.blocks:
-                block = job()
-                file.write(block, file.take(block))
+                written(file, file.take(job()))
         file.end_segment()
+    written(file, file.flush(last=until is None))
     return file
+
+
+def written(file, pieces):
+    for piece in pieces:
+        file.write(piece)
 
 
 def cut(plan, out, segment):
@@ -223,11 +242,11 @@ def test_a_symbolic_link_is_not_followed(plan, source, out):
 
 
 def test_nothing_stays_open_where_a_file_cannot_be_begun(plan, out, monkeypatch):
-    def full(descriptor, data, offset):
-        del descriptor, data, offset
+    def full(descriptor, size):
+        del descriptor, size
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "_write_all", full)
+    monkeypatch.setattr(os, "ftruncate", full)
     before = len(names(Path("/proc/self/fd")))
     with pytest.raises(OSError, match="No space left"):
         opened(plan, out)
