@@ -45,6 +45,10 @@ class Hasher(Protocol):
         """The hash of all bytes so far, 64 lower-case hexadecimal digits."""
         ...
 
+    def copy(self) -> Hasher:
+        """One that has seen the same bytes, and goes its own way."""
+        ...
+
 
 def new_hasher(algorithm: Algorithm = DEFAULT, *, threads: int = 1) -> Hasher:
     """A hasher that has seen nothing yet.

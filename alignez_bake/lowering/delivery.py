@@ -11,8 +11,9 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Squares of changes between these powers of two are far from float32's bounds.
-_PLAIN_EXPONENTS = range(-40, 41)
+# Of sums of squares that are far from float32's bounds.
+_SMALLEST_PLAIN = 2.0**-80
+_LARGEST_PLAIN = 2.0**80
 _STRETCH = 1 << 15
 
 
@@ -88,20 +89,26 @@ def delivery_sums(base: NDArray[Any], delta: NDArray[Any], stored: NDArray[Any])
         delta: ΔW in the same dtype.
         stored: W' as it was rounded, in any float dtype.
     """
+    values = stored.astype(base.dtype)
+    if base.dtype == np.float32:
+        change = _squares(delta)
+        # Then the largest change is between 2⁻⁴⁰ and 2⁴⁰, since its square is between change / size and change.
+        if delta.size * _SMALLEST_PLAIN <= change <= _LARGEST_PLAIN:
+            return _sums(base, delta, values, change, 0)
     largest = max(float(delta.max(initial=0.0)), -float(delta.min(initial=0.0)))
     if largest == 0.0:
         return DeliverySums(base=_squares(base.astype(np.float64)))
     exponent = math.frexp(largest)[1]
-    values = stored.astype(base.dtype)
-    if base.dtype == np.float32 and exponent in _PLAIN_EXPONENTS:
-        exponent = 0
-    else:
-        base, delta, values = (np.ldexp(part.astype(np.float64), -exponent) for part in (base, delta, values))
+    base, delta, values = (np.ldexp(part.astype(np.float64), -exponent) for part in (base, delta, values))
+    return _sums(base, delta, values, _squares(delta), exponent)
+
+
+def _sums(base: NDArray[Any], delta: NDArray[Any], values: NDArray[Any], change: float, exponent: int) -> DeliverySums:
     with np.errstate(invalid="ignore"):  # an overflow, which is refused elsewhere
         moved = values - base
-        aligned, change, of_base = _dot(moved, delta), _squares(delta), _squares(base)
+        aligned = _dot(moved, delta)
         moved -= delta
-        return DeliverySums(aligned, change, _squares(moved), of_base, exponent)
+        return DeliverySums(aligned, change, _squares(moved), _squares(base), exponent)
 
 
 def _squares(values: NDArray[Any]) -> float:

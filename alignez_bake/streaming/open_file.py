@@ -12,6 +12,7 @@ from alignez_bake.file_sharing import cloned, linked
 from alignez_bake.integrity.hashing import Algorithm, Hasher, hash_file, new_hasher
 from alignez_bake.lowering.delivery import DeliverySums
 from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
+from alignez_bake.streaming.file_hashes import FileHashes
 from alignez_bake.streaming.journal import Checkpoint, partial_name
 from alignez_bake.streaming.staging import ALIGNMENT, Staging
 from alignez_bake.streaming.written import Way, WrittenFile, WrittenTensor
@@ -77,13 +78,13 @@ class OpenFile:
         self._tensors: list[WrittenTensor] = []
         self._tensor: _Tensor | None = None
         self.first, self.offset = 0, 0
-        self._hash, self._base_hash = new_hasher(algorithm), new_hasher(algorithm)
+        self._hashes = self._new_hashes()
         self.way: Way = "written"
         if plan.is_the_base:
             # There are places to go on from in copies alone.
             self.way = self._shared(link=link) if done is None else "copied"
         if self.is_shared:
-            self._take_heads()
+            self.offset = len(plan.head)
             return
         self._descriptor = _own_file(self.partial)
         try:
@@ -110,10 +111,7 @@ class OpenFile:
     def take(self, block: Block) -> Iterator[Piece]:
         """Hash the next bytes; gives the pieces of the file that are to be written by then."""
         self.offset += len(block.written)
-        if block.base is not None:
-            of_base = (self._base_hash,) if self._tensor is None else (self._base_hash, self._tensor.base_hash)
-            self._resources.hash_base(of_base, block.base)
-        self._hash.update(block.written.data)
+        self._hashes.take(block.written, block.base, () if self._tensor is None else (self._tensor.base_hash,))
         if self._tensor is not None:
             self._tensor.hash.update(block.written.data)
             self._tensor.has_base |= block.base is not None
@@ -148,9 +146,8 @@ class OpenFile:
 
     def checkpoint(self, segment: int) -> Checkpoint:
         """The state in front of a segment, to go on from once everything before it is synced."""
-        self._resources.base_is_hashed()
-        base_hash = self._base_hash.hexdigest() if self.plan.passes_base else None
-        return Checkpoint(self.plan.name, segment, self.offset, self._hash.hexdigest(), base_hash, tuple(self._tensors))
+        base_hash = self._hashes.base if self.plan.passes_base else None
+        return Checkpoint(self.plan.name, segment, self.offset, self._hashes.result, base_hash, tuple(self._tensors))
 
     def sync(self) -> None:
         """All bytes to the disk."""
@@ -183,14 +180,11 @@ class OpenFile:
             self._descriptor = None
 
     def _written(self) -> WrittenFile:
-        base_hash = (
-            self._base_hash.hexdigest()
-            if self.plan.passes_base
-            else hash_file(self.plan.source.path, self._algorithm)[1]
-        )
-        return WrittenFile(
-            self.plan.name, self.way, self.offset, self._hash.hexdigest(), base_hash, tuple(self._tensors)
-        )
+        base_hash = self._hashes.base if self.plan.passes_base else hash_file(self.plan.source.path, self._algorithm)[1]
+        return WrittenFile(self.plan.name, self.way, self.offset, self._hashes.result, base_hash, tuple(self._tensors))
+
+    def _new_hashes(self) -> FileHashes:
+        return FileHashes(self._algorithm, self.plan.head, self.plan.base_head, self._resources)
 
     def _shared(self, *, link: bool) -> Way:
         self.partial.unlink(missing_ok=True)
@@ -205,31 +199,27 @@ class OpenFile:
     def _begin(self) -> None:
         assert self._descriptor is not None
         os.ftruncate(self._descriptor, 0)
-        self._hash, self._base_hash = new_hasher(self._algorithm), new_hasher(self._algorithm)
-        self._take_heads()
-
-    def _take_heads(self) -> None:
-        self._hash.update(self.plan.head)
-        self._base_hash.update(self.plan.base_head)
-        self.offset = len(self.plan.head)
+        self._hashes, self.offset = self._new_hashes(), len(self.plan.head)
 
     def _resumed(self, done: Checkpoint) -> bool:
         """Whether what lies there is what was noted; if so, it is gone on with."""
         assert self._descriptor is not None
         if done.offset != self.plan.offset(done.segment) or os.fstat(self._descriptor).st_size < done.offset:
             return False
-        remaining, at = done.offset, 0
+        self._hashes.part()
+        at = len(self.plan.head)
+        if os.pread(self._descriptor, at, 0) != self.plan.head:
+            return False
+        remaining = done.offset - at
         while remaining:
             data = os.pread(self._descriptor, min(BLOCK_BYTES, remaining), at)
             if not data:
                 return False
-            self._hash.update(data)
+            self._hashes.take_written(data)
             at, remaining = at + len(data), remaining - len(data)
         if self.plan.passes_base:
             self._hash_base(done.segment)
-        if self._hash.hexdigest() != done.hash or (
-            self.plan.passes_base and self._base_hash.hexdigest() != done.base_hash
-        ):
+        if self._hashes.result != done.hash or (self.plan.passes_base and self._hashes.base != done.base_hash):
             return False
         os.ftruncate(self._descriptor, done.offset)
         whole = done.offset // ALIGNMENT * ALIGNMENT
@@ -241,12 +231,11 @@ class OpenFile:
         """Hash the base's bytes that passed through the first segments."""
         source = self.plan.source
         ends = [segment.source[1] for segment in self.plan.segments[:segments] if segment.source is not None]
-        self._base_hash.update(self.plan.base_head)
         with open_data(source) as file:
             for begin in range(0, max(ends, default=0), BLOCK_BYTES):
                 buffer = bytearray(min(BLOCK_BYTES, max(ends) - begin))
                 read_into(file, source, begin, memoryview(buffer))
-                self._base_hash.update(buffer)
+                self._hashes.take_base(buffer)
 
 
 def _own_file(path: Path) -> int:
