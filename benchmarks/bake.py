@@ -1,6 +1,6 @@
 """Seconds and memory of baking a checkpoint, beside copying its files and beside other tools.
 
-    python -m benchmarks.bake --out DIR [--sizes 0.5,1.5,3,8] [--peers] [--mergekit-python VENV/bin/python]
+    python -m benchmarks.bake --out DIR [--sizes 0.5,1.5,3,8] [--peers] [--go-on] [--mergekit-python VENV/bin/python]
 
 Random bf16 checkpoints with the names, shapes and shards of real ones are written under `--workdir` and deleted after.
 Then these take turns, every second round backwards, each from the start of its process until its files are synced:
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignez_bake.progress import RichProgress
 from benchmarks.bake_edits import CHANGE, QUARTERS, RANK
-from benchmarks.bake_measuring import Asked, measure_size, no_room
+from benchmarks.bake_measuring import Asked, figures_from_json, measure_size, no_room
 from benchmarks.bake_memory import INTERVAL, available
 from benchmarks.bake_models import CONFIGS, SHARD_BYTES
 from benchmarks.bake_plot import plot
@@ -43,9 +43,11 @@ def main(arguments: list[str]) -> None:
     reasons = {name: missing(name, peers=options.peers, mergekit_python=options.mergekit_python) for name in SUBJECTS}
     asked = Asked(options.rounds, options.quarter, reasons, options.mergekit_python, options.verify)
     heading = _heading(arguments, workdir)
-    sizes: dict[str, SizeFigures] = {}
+    sizes = _measured_before(options.out, options.rounds) if options.go_on else {}
     skipped: dict[str, str] = {}
     for size in options.sizes:
+        if size in sizes:
+            continue
         reason = no_room(size, workdir)
         if reason is not None:
             skipped[size] = reason
@@ -58,6 +60,21 @@ def main(arguments: list[str]) -> None:
                     shutil.rmtree(place.folder)
         _write(options.out, options.rounds, sizes, skipped, heading)
     print((options.out / "bake.md").read_text(encoding="utf-8"))
+
+
+def _measured_before(out: Path, rounds: int) -> dict[str, SizeFigures]:
+    """What a run that was interrupted has written of the sizes that it finished.
+
+    Raises:
+        SystemExit: it made another number of rounds.
+    """
+    path = out / "bake.json"
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["rounds"] != rounds:
+        raise SystemExit(f"{path} has {found['rounds']} rounds of each command, not {rounds}: use another --out")
+    return {size: figures_from_json(figures) for size, figures in found["sizes"].items()}
 
 
 def _heading(arguments: list[str], workdir: Path) -> dict[str, Any]:
@@ -160,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", action="store_true", help="measure peft and mergekit as well")
     parser.add_argument("--mergekit-python", type=Path, help="python of an environment that has mergekit")
     parser.add_argument("--verify", action="store_true", help="verify the first result of ours, off the clock")
+    parser.add_argument("--go-on", action="store_true", help="keep the sizes that --out holds from an earlier run")
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints, and take those of an earlier run")
     return parser
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from alignez_bake.edit_file import write_edits
 from alignez_bake.model_folder import open_model_folder
 from benchmarks.bake_edits import WRITERS, plan_of, quarter_of, share_in
 from benchmarks.bake_models import CONFIGS, weight_bytes, write_checkpoint
-from benchmarks.bake_running import ROOT, FailedRunError, clear, empty_cache, read_through, timed
+from benchmarks.bake_running import ROOT, FailedRunError, Run, clear, empty_cache, read_through, timed
 from benchmarks.bake_subjects import (
     COMMAND,
     EDITED,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from alignez_bake.progress import Progress
     from benchmarks.bake_edits import Quarter
-    from benchmarks.bake_running import Run
     from benchmarks.bake_subjects import Place
 
 Cache = Literal["warm", "cold"]
@@ -66,6 +65,16 @@ class SizeFigures:
     left_out: dict[str, str] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
     cold_by: str = ""
+
+
+def figures_from_json(found: dict[str, Any]) -> SizeFigures:
+    """The figures of a size as `dataclasses.asdict` gave them; what else is there is derived from them."""
+    plain = {one.name: found[one.name] for one in fields(SizeFigures) if one.name != "runs"}
+    runs = {
+        cache: {name: [Run(**run) for run in of_name] for name, of_name in by_name.items()}
+        for cache, by_name in found["runs"].items()
+    }
+    return SizeFigures(**plain, runs=runs)
 
 
 @dataclass(frozen=True)
