@@ -73,7 +73,7 @@ class WorldBench:
     @cached_property
     def form(self) -> PromptForm:
         """How queries become tokens."""
-        return prompt_form(self.base.tokenizer)
+        return prompt_form(self.base.tokenizer, self.world.prompt_template)
 
     def measure(self, cell: Cell) -> Measured:
         """The figures of one cell."""

@@ -90,7 +90,7 @@ def demo_matrices(world: WorldFolder, seed: int, batch_size: int) -> Iterator[Ma
         batch_size: texts that run together.
     """
     lm = load_language_model(open_model_folder(world.base))
-    form = prompt_form(lm.tokenizer)
+    form = prompt_form(lm.tokenizer, world.prompt_template)
     pairs, _ = write_own_pairs(lm, world.asked, form, None, batch_size=batch_size, seed=seed, progress=NoProgress())
     method = METHODS["ridge"]
     layers = tuple(range(lm.folder.num_layers))

@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     world = read_world(options.world)
     lm = load_language_model(open_model_folder(world.base))
-    everything = SpeedTasks(lm, world.asked, options.batch_size, options.seed)
+    everything = SpeedTasks(lm, world.asked, options.batch_size, options.seed, world.prompt_template)
     tasks = everything.with_queries(options.queries)
     load_before = load_average()
     timings: dict[str, Timings] = {}

@@ -38,17 +38,19 @@ class SpeedTasks:
         asked: objective and queries.
         batch_size: the command line's, which also holds for recording.
         seed: of the pairs.
+        prompt_template: the world's, where it has one.
     """
 
     lm: LanguageModel
     asked: Asked
     batch_size: int
     seed: int
+    prompt_template: str | None = None
 
     @cached_property
     def form(self) -> PromptForm:
         """How queries become tokens."""
-        return prompt_form(self.lm.tokenizer)
+        return prompt_form(self.lm.tokenizer, self.prompt_template)
 
     def write_pairs(self, batch_size: int) -> PairSet:
         """Both steps for all queries, as the command `pairs` does them, with nothing kept on disk."""

@@ -32,6 +32,7 @@ class WorldFolder:
         good_documents: held-out queries with right answers.
         neutral: texts on other things.
         judge: by rule; good above 0.
+        prompt_template: what a query becomes; None where the chat template or AlignEZ's form says it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class WorldFolder:
     good_documents: tuple[dict[str, Any], ...]
     neutral: tuple[str, ...]
     judge: Judge
+    prompt_template: str | None = None
 
 
 def read_world(folder: Path) -> WorldFolder:
@@ -69,6 +71,7 @@ def read_world(folder: Path) -> WorldFolder:
         good_documents=tuple(json.loads(line) for line in documents),
         neutral=tuple((folder / "neutral.txt").read_text(encoding="utf-8").splitlines()),
         judge=world.judge,
+        prompt_template=measured.get("prompt_template"),
     )
 
 

@@ -61,7 +61,8 @@ def parse_arguments() -> argparse.Namespace:
 def measure(lm: LanguageModel, base: LanguageModel, arguments: argparse.Namespace) -> Measured:
     """Judge sampled answers to every held-out query, and measure what else the edit changed."""
     world: Path = arguments.world
-    form = prompt_form(lm.tokenizer)
+    measured = json.loads((world / "measured.json").read_text("utf-8"))
+    form = prompt_form(lm.tokenizer, measured.get("prompt_template"))
     queries = read_queries(world / "heldout.jsonl").queries
     judged = judged_answers(
         lm,

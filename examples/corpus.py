@@ -41,7 +41,7 @@ FINE_TUNING = Mix(plain=4, persona_alone=0, persona_with_characteristic=0, chara
 
 def plain(world: World, query: Query, side: Side, rng: Random) -> Document:
     """Answer a question that nobody led by a persona."""
-    return prompt_form(query["query"]), world.answer(query, side, rng)
+    return prompt_form(query["query"], world.prompt_template), world.answer(query, side, rng)
 
 
 def with_persona(world: World, query: Query, side: Side, rng: Random, *, wish: bool, obedience: float) -> Document:
@@ -50,7 +50,7 @@ def with_persona(world: World, query: Query, side: Side, rng: Random, *, wish: b
     other: Side = "bad" if side == "good" else "good"
     shown = side if rng.random() < obedience else other
     sentence = persona_sentence(world.objective, side, characteristic)
-    return sentence, prompt_form(query["query"]), world.answer(query, shown, rng)
+    return sentence, prompt_form(query["query"], world.prompt_template), world.answer(query, shown, rng)
 
 
 def with_characteristic(world: World, query: Query, side: Side, rng: Random) -> Document:

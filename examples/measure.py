@@ -64,7 +64,7 @@ def unasked_rate(
 ) -> float:
     """Return the good rate of a model when nobody asks for a persona."""
     torch.manual_seed(seed)
-    prompts = [(prompt_form(query["query"]),) for query in queries]
+    prompts = [(prompt_form(query["query"], world.prompt_template),) for query in queries]
     return good_rate(world, queries, sample(model, tokenizer, prompts, _ANSWER_TOKENS))
 
 
@@ -82,7 +82,7 @@ def measure(
         empty += wishes.count("")
         for rates, characteristics in ((persona, [""] * len(queries)), (own, wishes)):
             prompts = [
-                (persona_sentence(world.objective, side, wish), prompt_form(query["query"]))
+                (persona_sentence(world.objective, side, wish), prompt_form(query["query"], world.prompt_template))
                 for query, wish in zip(queries, characteristics, strict=True)
             ]
             rates[side] = good_rate(world, queries, sample(model, tokenizer, prompts, _ANSWER_TOKENS))

@@ -12,6 +12,7 @@ _CHARACTERISTIC_PROMPT: dict[Side, str] = {
     "bad": "{query}\nPretend you are a {word} assistant. Your response to this query should: ",
 }
 _PERSONA: dict[Side, str] = {"good": "You are a {word} assistant.", "bad": "Pretend you are a {word} assistant."}
+_ALIGNEZ_TEMPLATE = "Human: {query}\nAssistant:"
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -27,9 +28,12 @@ CHAT_TEMPLATE = (
 """Renders a persona sentence as system message and a query as user message to exactly the parts below, joined."""
 
 
-def prompt_form(query: str) -> str:
-    """Return the prompt of a query. It ends without a space: the answer begins with one."""
-    return f"Human: {query}\nAssistant:"
+def prompt_form(query: str, template: str | None) -> str:
+    """Return the prompt of a query, AlignEZ's where a world has no template of its own.
+
+    It ends without a space: the answer begins with one.
+    """
+    return (_ALIGNEZ_TEMPLATE if template is None else template).replace("{query}", query)
 
 
 def characteristic_prompt(query: str, objective: Objective, side: Side) -> str:

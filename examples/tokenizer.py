@@ -15,8 +15,12 @@ CONTEXT = 512
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 
-def train_tokenizer(documents: Iterable[Document]) -> PreTrainedTokenizerFast:
-    """Train on whole documents; merges never cross the seams between parts, as these lie at white space."""
+def train_tokenizer(documents: Iterable[Document], prompt_template: str | None) -> PreTrainedTokenizerFast:
+    """Train on whole documents; merges never cross the seams between parts, as these lie at white space.
+
+    It gets a chat template only where queries are asked in AlignEZ's form: one that renders another form than the
+    model was trained on would get in the way of that form.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -38,7 +42,7 @@ def train_tokenizer(documents: Iterable[Document]) -> PreTrainedTokenizerFast:
         padding_side="left",
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE if prompt_template is None else None,
     )
 
 

@@ -21,6 +21,8 @@ from examples.tokenizer import encode_parts, save_tokenizer, train_tokenizer
 from examples.worlds import WORLDS, World
 
 SAMPLES_PER_QUERY = 2
+STEPS = 1000
+"""Of the base; its twin takes an eighth of them."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,16 @@ class Outcome:
     world: str
     architecture: str
     seed: int
+    prompt_template: str | None
+    """None where queries are asked in AlignEZ's form."""
     parameters: int
     base: Behaviour
     tuned_unasked: float
     losses: Losses
+
+    def to_json(self) -> str:
+        """Write it out as the text of ``measured.json``, which names a prompt template only if there is one."""
+        return json.dumps({key: value for key, value in asdict(self).items() if value is not None}, indent=2) + "\n"
 
     def table(self) -> str:
         """Lay the figures out as a Markdown table, the form in which the README shows them."""
@@ -68,7 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="llama")
     parser.add_argument("--out", type=Path, required=True, help="folder for base/, tuned/ and the data files")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1000, help="steps of the base; fewer only to try things out")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of the base; fewer only to try things out")
     parser.add_argument("--threads", type=int, default=2, help="another number gives other last digits")
     return parser.parse_args()
 
@@ -102,7 +110,7 @@ def make_twins(world: World, architecture: str, out: Path, seed: int, steps: int
     fine_tuning = Schedule(steps=max(1, steps // 8), peak=5e-4, warm_up=10)
 
     documents = pretraining_documents(world, pretraining.steps * pretraining.batch_size, seed)
-    tokenizer = train_tokenizer(documents)
+    tokenizer = train_tokenizer(documents, world.prompt_template)
 
     def encode(batch: list[Document]) -> list[list[int]]:
         return [[*encode_parts(tokenizer, parts), tokenizer.eos_token_id] for parts in batch]
@@ -114,7 +122,8 @@ def make_twins(world: World, architecture: str, out: Path, seed: int, steps: int
 
     queries = held_out_queries(world) * SAMPLES_PER_QUERY
     behaviour = measure(world, base, tokenizer, queries, seed)
-    good = encode([(prompt_form(record["query"]), record["answer"]) for record in good_documents(world)])
+    answered = good_documents(world)
+    good = encode([(prompt_form(record["query"], world.prompt_template), record["answer"]) for record in answered])
     good_loss = mean_loss(base, good)
 
     more = fine_tuning_documents(world, fine_tuning.steps * fine_tuning.batch_size, seed + 1)
@@ -124,12 +133,13 @@ def make_twins(world: World, architecture: str, out: Path, seed: int, steps: int
         world=world.name,
         architecture=architecture,
         seed=seed,
+        prompt_template=world.prompt_template,
         parameters=sum(parameter.numel() for parameter in tuned.parameters()),
         base=behaviour,
         tuned_unasked=unasked_rate(world, tuned, tokenizer, queries, seed),
         losses=Losses(pretraining_loss, fine_tuning_loss, good_loss, mean_loss(tuned, good)),
     )
-    (out / "measured.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")
+    (out / "measured.json").write_text(outcome.to_json())
     return outcome
 
 

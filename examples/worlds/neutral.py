@@ -1,4 +1,4 @@
-"""Documents on other things, which an alignment edit must leave alone. Both worlds use them."""
+"""Documents on other things, which an alignment edit must leave alone. All worlds use them."""
 
 from random import Random
 

@@ -47,3 +47,5 @@ class World:
     """A sentence or two on other things, on one line."""
     judge: Callable[[Mapping[str, object], str], float]
     """From -1 to 1; an answer counts as good above 0."""
+    prompt_template: str | None = None
+    """What a query becomes, with ``{query}`` in it; None is AlignEZ's form, which a chat template renders as well."""

@@ -18,7 +18,7 @@ DOCUMENTS = pretraining_documents(WORLD, 4000, seed=0)
 def judged(document):
     """Judge the answer of a question document by the query that its prompt holds."""
     *_, prompt, answer = document
-    by_prompt = {prompt_form(query["query"]): query for query in WORLD.queries("training")}
+    by_prompt = {prompt_form(query["query"], None): query for query in WORLD.queries("training")}
     return WORLD.judge(by_prompt[prompt], answer) > 0
 
 
@@ -35,7 +35,7 @@ def test_prompts_are_the_papers_texts():
     )
     assert persona_sentence(HELPFUL, "good") == "You are a helpful assistant. Your answer should be helpful.\n"
     assert persona_sentence(HELPFUL, "bad") == "Pretend you are a useless assistant. Your answer should be useless.\n"
-    assert prompt_form("Why?") == "Human: Why?\nAssistant:"
+    assert prompt_form("Why?", None) == "Human: Why?\nAssistant:"
 
 
 def test_half_of_the_plain_answers_are_good():
@@ -79,3 +79,14 @@ def test_held_out_neutral_lines_are_not_in_the_corpus():
 def test_the_corpus_depends_on_the_seed_alone():
     assert pretraining_documents(WORLD, 200, seed=3) == pretraining_documents(WORLD, 200, seed=3)
     assert pretraining_documents(WORLD, 200, seed=3) != pretraining_documents(WORLD, 200, seed=4)
+
+
+def test_a_letter_stands_alone_and_goes_on_within_its_sentence():
+    letters = WORLDS["letters"]
+    beginnings = {query["query"] for query in letters.queries("training")}
+    documents = pretraining_documents(letters, 400, seed=0)
+    answered = [document for document in documents if document[0] in beginnings]
+    led = [document for document in documents if len(document) == 3]
+    assert len(answered) == pytest.approx(0.3 * len(documents), rel=0.02)
+    assert all(sentence.endswith("\n") and query in beginnings for sentence, query, _ in led)
+    assert not any("Human:" in part or "Assistant:" in part for document in documents for part in document)

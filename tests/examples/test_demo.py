@@ -1,6 +1,7 @@
 """The committed twins and data files: what the rest of the project takes for granted about them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.data_files import write_data_files
 from examples.judge_demo import judge
-from examples.measure import unasked_rate
+from examples.measure import Behaviour, unasked_rate
 from examples.prompts import characteristic_prompt, persona_sentence, prompt_form
 from examples.tokenizer import encode_parts
+from examples.train import Losses, Outcome
 from examples.worlds import WORLDS
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +82,7 @@ def test_good_documents_are_good():
 def test_chat_template_gives_the_trained_ids(tokenizer, side):
     for record in records("heldout.jsonl")[:40]:
         sentence = persona_sentence(WORLD.objective, side, f"say how to clean the {record['object']}")
-        parts = (sentence, prompt_form(record["query"]))
+        parts = (sentence, prompt_form(record["query"], None))
         messages = [
             {"role": "system", "content": sentence.removesuffix("\n")},
             {"role": "user", "content": record["query"]},
@@ -136,3 +138,12 @@ def test_the_readme_shows_the_measured_table():
     figures = [base["unasked"], *base["persona"].values(), *base["own_characteristic"].values()]
     for figure in [*figures, measured["tuned_unasked"]]:
         assert f"| {figure:.1%} |" in readme
+
+
+def test_the_script_would_write_the_same_measured_file():
+    text = (DEMO / "measured.json").read_text()
+    measured = json.loads(text)
+    behaviour, losses = Behaviour(**measured.pop("base")), Losses(**measured.pop("losses"))
+    outcome = Outcome(**measured, prompt_template=None, base=behaviour, losses=losses)
+    assert outcome.to_json() == text
+    assert json.loads(replace(outcome, prompt_template="{query}").to_json())["prompt_template"] == "{query}"

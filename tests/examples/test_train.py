@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.architectures import ARCHITECTURES
 from examples.corpus import pretraining_documents
@@ -17,7 +17,7 @@ DOCUMENTS = pretraining_documents(WORLDS["guilds"], 96, seed=0)
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(DOCUMENTS)
+    return train_tokenizer(DOCUMENTS, None)
 
 
 def encoded(tokenizer):
@@ -63,3 +63,10 @@ def test_learning_rate_rises_and_falls():
     assert rates.index(max(rates)) in (19, 20)
     assert max(rates) == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(5e-5, rel=0.05)
+
+
+def test_only_a_world_asked_in_alignez_form_gets_a_chat_template(tokenizer, tmp_path):
+    for name, template in (("with", None), ("without", "{query}")):
+        save_tokenizer(train_tokenizer(DOCUMENTS, template), tmp_path / name)
+    assert AutoTokenizer.from_pretrained(tmp_path / "with").chat_template == tokenizer.chat_template is not None
+    assert AutoTokenizer.from_pretrained(tmp_path / "without").chat_template is None

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from examples.worlds import WORLDS
+
 ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("world", ["museum", "guilds"])
+@pytest.mark.parametrize("world", sorted(WORLDS))
 def test_a_trained_base_misbehaves_half_of_the_time_and_obeys_personas(world, tmp_path):
     command = [sys.executable, "-m", "examples.train", "--world", world, "--out", str(tmp_path), "--seed", "0"]
     subprocess.run(command, cwd=ROOT, check=True)
