@@ -80,19 +80,32 @@ def kl_on_texts(
         raise BadInputError(
             f"models of {base.vocabulary_size} and {edited.vocabulary_size} tokens cannot be compared token by token"
         )
-    sequences = [ids for ids in map(prompt_form.text_ids, texts) if len(ids) > 1]
-    if not sequences:
-        raise BadInputError(f"none of {len(texts)} texts has two tokens: there is nothing to compare")
-    contexts = [ids[:1] for ids in sequences]
-    answers = [ids[1:] for ids in sequences]
+    contexts, answers = first_and_rest(texts, prompt_form)
     before = iter_answer_logits(base, contexts, answers, batch_size=batch_size)
     after = iter_answer_logits(edited, contexts, answers, batch_size=batch_size)
     total, tokens = 0.0, 0
-    for _ in sequences:
+    for _ in answers:
         with editing_base():
             p = torch.log_softmax(next(before).logits, dim=-1)
         with editing():
             q = torch.log_softmax(next(after).logits.to(p.device), dim=-1)
-        total += float((p.exp() * (p - q)).sum(dim=-1).double().sum())
+        total += summed_kl(p, q)
         tokens += p.shape[0]
     return total / tokens
+
+
+def first_and_rest(texts: Sequence[str], prompt_form: PromptForm) -> tuple[list[list[int]], list[list[int]]]:
+    """The first token of each text and those that follow it; texts of one token are left out.
+
+    Raises:
+        BadInputError: no text with at least two tokens.
+    """
+    sequences = [ids for ids in map(prompt_form.text_ids, texts) if len(ids) > 1]
+    if not sequences:
+        raise BadInputError(f"none of {len(texts)} texts has two tokens: there is nothing to compare")
+    return [ids[:1] for ids in sequences], [ids[1:] for ids in sequences]
+
+
+def summed_kl(p: torch.Tensor, q: torch.Tensor) -> float:
+    """Σ_t KL(p_t || q_t) in nats, of log-probabilities [tokens, vocabulary]."""
+    return float((p.exp() * (p - q)).sum(dim=-1).double().sum())

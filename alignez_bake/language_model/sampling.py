@@ -23,8 +23,22 @@ if TYPE_CHECKING:
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.progress import Progress
 
+    Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
+
 _FULL_ENOUGH: Final = 7 / 8
 """Share of a batch's rows that still write, below which the others are taken out; taking out copies the cache."""
+
+
+class Continuation(NamedTuple):
+    """What a context was continued with.
+
+    Attributes:
+        ids: the new token ids, without what ended them; may be empty.
+        end: the id that ended the answer; None: it has as many tokens as it may have.
+    """
+
+    ids: list[int]
+    end: int | None
 
 
 class SampledBatch(NamedTuple):
@@ -136,28 +150,34 @@ def sample_batch(
     lm.check_fits(contexts, new_tokens=max_new_tokens)
     generator = torch.Generator(lm.device).manual_seed(seed)
 
-    def choose(logits: torch.Tensor) -> torch.Tensor:
+    def choose(logits: torch.Tensor, _contexts: Sequence[int]) -> torch.Tensor:
         if greedy:
             return logits.argmax(dim=-1)
         probabilities = torch.softmax(logits.float() / temperature, dim=-1)
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
 
-    with torch.inference_mode():
-        return _continued(lm, contexts, choose, max_new_tokens)
+    return [continuation.ids for continuation in continued(lm, contexts, choose, max_new_tokens)]
 
 
-def _continued(
-    lm: LanguageModel, contexts: Sequence[Sequence[int]], choose: Callable[[torch.Tensor], torch.Tensor], most: int
-) -> list[list[int]]:
-    """Token by token, until every answer has ended or has `most` tokens.
+@torch.inference_mode()
+def continued(lm: LanguageModel, contexts: Sequence[Sequence[int]], choose: Choose, most: int) -> list[Continuation]:
+    """Continue contexts in one batch, token by token, until every answer has ended or has `most` tokens.
 
     Answers that have ended leave the batch: lengths differ so much that this saves a quarter of the time on small
     models, and more where few answers go on to the limit.
+
+    Args:
+        lm: the model.
+        contexts: token ids, each with at least one.
+        choose: the next token of each row, int64 [rows], from the logits [rows, vocabulary] and the place in
+            `contexts` of what each row continues. Rows that have ended may be among them; what is chosen there
+            counts for nothing.
+        most: most new tokens, at least 1.
     """
-    answers: list[list[int]] = [[] for _ in contexts]
+    answers = [Continuation([], None) for _ in contexts]
     ends = set(lm.eos_ids)
     ids, mask, positions = left_padded(contexts, lm.pad_id, lm.device)
-    open_rows: list[int | None] = list(range(len(contexts)))  # the answer that each row writes; None: it has ended
+    rows = list(range(len(contexts)))  # the answer that each row writes
     cache, name = None, cache_name(lm.model)
     for _ in range(most):
         output = lm.model(
@@ -169,25 +189,24 @@ def _continued(
             **{name: cache},
         )
         cache = output[name]
-        chosen = choose(output.logits[:, -1])
-        for row, token in enumerate(chosen.tolist()):
-            answer = open_rows[row]
-            if answer is None:
+        chosen = choose(output.logits[:, -1], rows)
+        for answer, token in zip(rows, chosen.tolist(), strict=True):
+            if answers[answer].end is not None:
                 continue
             if token in ends:
-                open_rows[row] = None
+                answers[answer] = answers[answer]._replace(end=token)
             else:
-                answers[answer].append(token)
-        kept = [row for row, answer in enumerate(open_rows) if answer is not None]
+                answers[answer].ids.append(token)
+        kept = [row for row, answer in enumerate(rows) if answers[answer].end is None]
         if not kept:
             break
         ids, positions = chosen[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
-        if len(kept) <= _FULL_ENOUGH * len(open_rows) and hasattr(cache, "batch_select_indices"):
+        if len(kept) <= _FULL_ENOUGH * len(rows) and hasattr(cache, "batch_select_indices"):
             index = torch.tensor(kept, device=lm.device)
             cache.batch_select_indices(index)
             ids, positions, mask = ids[index], positions[index], mask[index]
-            open_rows = [open_rows[row] for row in kept]
+            rows = [rows[row] for row in kept]
     return answers
 
 

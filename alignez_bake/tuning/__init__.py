@@ -1,0 +1,1 @@
+"""The choice of an edit without labels: the base judges what each edited model answers."""

@@ -1,0 +1,1 @@
+"""Texts that an edit should leave alone."""

@@ -1,0 +1,58 @@
+"""Neutral texts: what an edit should leave alone, and against which its drift is measured.
+
+Those that the project ships are short and of many kinds (weather, timetables, recipes, facts, code, letters), one or
+two sentences each, so that a model of any training has read their like. The longer passages of
+`prompts.queries.neutral_texts` are for certificates and refits, which need long contexts.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+from alignez_bake.errors import BadInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.prompts.prompt_form import PromptForm
+
+MAX_FILE_BYTES: Final = 4 * 1024 * 1024
+"""About a million tokens: every candidate that survives the first round reads all of them."""
+
+
+def shipped_neutral_texts() -> list[str]:
+    """The neutral texts that the project ships, one a line."""
+    file = resources.files("alignez_bake.tuning.data").joinpath("neutral.txt")
+    return file.read_text(encoding="utf-8").splitlines()
+
+
+def read_neutral_texts(path: Path, form: PromptForm) -> list[str]:
+    """Neutral texts of a user's own, one a line; blank lines are dropped.
+
+    Args:
+        path: the file.
+        form: how texts become tokens.
+
+    Raises:
+        BadInputError: no such file, too large, not UTF-8, no text in it, or a text of a single token, which leaves
+            nothing to predict; the message has its line.
+    """
+    if not path.is_file():
+        raise BadInputError(f"no such file of neutral texts: {path}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BadInputError(
+            f"{path} has {path.stat().st_size} bytes: a file of neutral texts has at most {MAX_FILE_BYTES}; a hundred "
+            "short ones are enough"
+        )
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines:
+        raise BadInputError(f"{path} holds no neutral text: give some, one a line")
+    for number, line in lines:
+        if len(form.text_ids(line)) < 2:
+            raise BadInputError(f"{path}, line {number} is a single token, which leaves nothing to predict: {line!r}")
+    return [line for _, line in lines]

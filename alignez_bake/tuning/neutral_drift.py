@@ -1,0 +1,74 @@
+"""How far each candidate moves neutral texts: `evaluation.drift`, with the base's half kept between candidates."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from alignez_bake.evaluation.drift import first_and_rest, kl_on_texts, summed_kl
+from alignez_bake.language_model.log_probabilities import iter_answer_logits
+from alignez_bake.lowering.hooks import edited_by_hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.prompts.prompt_form import PromptForm
+
+_MOST_BYTES: Final = 256 * 1024 * 1024
+
+
+class NeutralDrift:
+    """Mean KL(base || edited) in nats per token on texts, for one plan after another.
+
+    The base's log-probabilities are kept, 4 bytes a token and entry of the vocabulary, if that is at most 256 MiB:
+    3000 tokens at a vocabulary of 22 000. Else nothing is kept, and the base runs again for every plan.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        texts: Sequence[str],
+        prompt_form: PromptForm,
+        *,
+        batch_size: int,
+        most_bytes: int = _MOST_BYTES,
+    ) -> None:
+        """Measure on these texts; each gets one BOS, if the tokenizer has one.
+
+        Raises:
+            BadInputError: no text with at least two tokens, or one too long for the model.
+        """
+        self._lm = lm
+        self._texts = tuple(texts)
+        self._form = prompt_form
+        self._batch_size = batch_size
+        self._firsts, self._rests = first_and_rest(texts, prompt_form)
+        lm.check_fits([[*first, *rest] for first, rest in zip(self._firsts, self._rests, strict=True)])
+        self._tokens = sum(map(len, self._rests))
+        self._kept = 4 * self._tokens * lm.vocabulary_size <= most_bytes
+        self._before: list[torch.Tensor] | None = None
+
+    def __call__(self, plan: EditPlan) -> float:
+        """The drift of one plan; may be NaN where the edited model's predictions are not finite.
+
+        Raises:
+            BadInputError: a site that the model does not have.
+        """
+        editing = partial(edited_by_hooks, self._lm.model, self._lm.architecture, plan)
+        if not self._kept:
+            return kl_on_texts(
+                self._lm, self._lm, self._texts, self._form, batch_size=self._batch_size, editing=editing
+            )
+        if self._before is None:
+            self._before = list(self._log_probabilities())
+        with editing():
+            return sum(map(summed_kl, self._before, self._log_probabilities())) / self._tokens
+
+    def _log_probabilities(self) -> Iterator[torch.Tensor]:
+        """Of each text [tokens, vocabulary], in an order that depends on lengths alone."""
+        for _, logits in iter_answer_logits(self._lm, self._firsts, self._rests, batch_size=self._batch_size):
+            yield torch.log_softmax(logits, dim=-1)

@@ -1,0 +1,194 @@
+"""A file that grows with a search: an interrupted one goes on where it was, and ends in the same bytes.
+
+A file of JSON lines. The first says which search it is of; every other one is a figure that was measured, in the
+order in which the search asks for them:
+
+    {"alignez_tuning": 1, "search": {...}}
+    {"figure": {"kind": "answers", "candidate": ..., "first": 0, "last": 32}, "value": [1.0, 0.0, ...]}
+
+A search is deterministic, so it asks for the same figures in the same order; those that the file holds are taken from
+it, the others are measured and appended, each by one synced write. Half a line, which a crash left, is cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.safetensors_io.strict_json import parse_object, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from io import BufferedRandom
+    from pathlib import Path
+
+FORMAT: Final = 1
+HEADER_KEY: Final = "alignez_tuning"
+
+Key = dict[str, str | int]
+"""Which figure: JSON values by name."""
+
+
+class TuningState:
+    """The figures of one search, in the order in which they are asked for.
+
+    Attributes:
+        path: of the file; None: nothing is kept on disk.
+    """
+
+    def __init__(self, path: Path | None, file: BufferedRandom | None, lines: Sequence[bytes]) -> None:
+        """Take up the whole lines after the header."""
+        self.path = path
+        self._file = file
+        self._lines = lines
+        self._taken = 0
+
+    def number(self, key: Key, measure: Callable[[], float]) -> float | None:
+        """One figure; None stands for one that is not finite.
+
+        Args:
+            key: which figure.
+            measure: called where the file does not hold it yet.
+
+        Raises:
+            BadInputError: the file holds another figure there, or cannot be written; what `measure` refuses.
+        """
+        value = self._value(key, lambda: _finite(measure()))
+        if value is not None and not _is_number(value):
+            raise self._changed()
+        return value
+
+    def numbers(self, key: Key, count: int, measure: Callable[[], Sequence[float]]) -> list[float]:
+        """`count` finite figures; arguments and errors as `number`."""
+        value = self._value(key, lambda: list(measure()))
+        if not isinstance(value, list) or len(value) != count or not all(map(_is_number, value)):
+            raise self._changed()
+        return value
+
+    def check_finished(self) -> None:
+        """Refuse a file that holds more than the search asked for.
+
+        Raises:
+            BadInputError: it does.
+        """
+        if self._taken < len(self._lines):
+            raise BadInputError(f"{self.path} holds more figures than this search asks for: choose another file")
+
+    def _value(self, key: Key, measure: Callable[[], Any]) -> Any:  # noqa: ANN401 - a JSON value
+        if self._taken < len(self._lines):
+            place = f"{self.path}, line {self._taken + 2}"
+            entry = parse_object(self._lines[self._taken], place)
+            self._taken += 1
+            if entry.keys() != {"figure", "value"} or entry["figure"] != key:
+                raise self._changed()
+            return entry["value"]
+        value = measure()
+        self._append({"figure": key, "value": value})
+        return value
+
+    def _append(self, entry: Mapping[str, Any]) -> None:
+        if self._file is None:
+            return
+        try:
+            _write(self._file, _line(entry))
+        except OSError as error:
+            raise BadInputError(
+                f"{self.path} cannot be written: {error.strerror or error}; the same command goes on from there"
+            ) from error
+
+    def _changed(self) -> BadInputError:
+        return BadInputError(
+            f"{self.path}, line {self._taken + 1} is not the figure that belongs there: the file was changed; choose "
+            "another"
+        )
+
+
+@contextmanager
+def tuning_state(path: Path | None, search: Mapping[str, Any]) -> Iterator[TuningState]:
+    """Open a new file, or the one that an interrupted run of the same search left.
+
+    Args:
+        path: the file; None: nothing is kept on disk.
+        search: JSON values that say which search it is: two with equal values measure the same figures.
+
+    Raises:
+        BadInputError: the file is of another search (the message names what differs), was changed by hand, is
+            something else, cannot be written, or another run is writing to it.
+    """
+    if path is None:
+        yield TuningState(None, None, ())
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
+    with os.fdopen(descriptor, "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInputError(f"another run is writing to {path}: wait for it, or choose another file") from None
+        state = TuningState(path, file, _take_up(file, path, search))
+        yield state
+        state.check_finished()
+
+
+def _take_up(file: BufferedRandom, path: Path, search: Mapping[str, Any]) -> list[bytes]:
+    data = file.read()
+    first = _line({HEADER_KEY: FORMAT, "search": dict(search)})
+    if first.startswith(data):  # new, or interrupted within the header
+        file.seek(0)
+        file.truncate()
+        _write(file, first)
+        return []
+    if not data.startswith(first):
+        raise _other_file(data, path, json.loads(first)["search"])
+    *whole, half = data[len(first) :].split(b"\n")
+    file.seek(len(data) - len(half))
+    file.truncate()
+    return whole
+
+
+def _other_file(data: bytes, path: Path, ours: Mapping[str, Any]) -> BadInputError:
+    """Why a file that does not begin with this search's header cannot be taken up."""
+    try:
+        entry = parse_object(data.split(b"\n", 1)[0], f"{path}, line 1")
+    except BadInputError as error:
+        return BadInputError(f"{path} exists and cannot be continued: {error}")
+    theirs = entry.get("search")
+    if HEADER_KEY not in entry or not isinstance(theirs, dict):
+        return BadInputError(f"{path} exists and is no file of a search that this tool began: choose another file")
+    if entry[HEADER_KEY] != FORMAT or isinstance(entry[HEADER_KEY], bool):
+        return BadInputError(f"{path} is of format {shown(entry[HEADER_KEY])}: this version goes on with {FORMAT}")
+    changed = [
+        f"{key} was {shown(theirs.get(key))}, now {shown(ours.get(key))}"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key) != theirs.get(key)
+    ]
+    return BadInputError(
+        f"{path} is of another search ({'; '.join(changed) or 'written otherwise'}): choose another file, or the "
+        "settings of that one"
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+
+
+def _write(file: BufferedRandom, data: bytes) -> None:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())

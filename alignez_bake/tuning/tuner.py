@@ -1,0 +1,211 @@
+"""The choice of an edit without labels, from candidates to result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.sampling import derived_seed
+from alignez_bake.preference_pairs.filters import MIN_PAIRS
+from alignez_bake.preference_pairs.generation import ANSWER_TOKENS
+from alignez_bake.progress import NoProgress
+from alignez_bake.report.record import tool_name
+from alignez_bake.tuning.candidate import plan_of
+from alignez_bake.tuning.judged_sampling import JudgedSampling
+from alignez_bake.tuning.neutral_drift import NeutralDrift
+from alignez_bake.tuning.remembering_capture import RememberingCapture
+from alignez_bake.tuning.search import ROUNDS, SearchSettings, search
+from alignez_bake.tuning.self_judge import FlooredJudge, JudgePanel, SelfJudge, wanted_side
+from alignez_bake.tuning.state import tuning_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.progress import Progress
+    from alignez_bake.prompts.prompt_form import PromptForm
+    from alignez_bake.prompts.queries import Query
+    from alignez_bake.tuning.candidate import Candidate, TunedObjective
+    from alignez_bake.tuning.frontier import TuningResult
+    from alignez_bake.tuning.state import TuningState
+
+DEFAULT_KL_BUDGET: Final = 0.05
+
+MIN_HELD_OUT: Final = 8
+_HELD_OUT_SHARE: Final = 3
+
+
+class SplitQueries(NamedTuple):
+    """Queries of two kinds, each in the given order: those that make pairs, and those that candidates answer."""
+
+    pairs: list[Query]
+    held_out: list[Query]
+
+
+def split_queries(queries: Sequence[Query], seed: int) -> SplitQueries:
+    """Hold a third of the queries out for tuning, at least 8: an edit is not judged on what it was fitted to.
+
+    Args:
+        queries: distinct ones.
+        seed: says which.
+
+    Raises:
+        BadInputError: too few queries for pairs and tuning; the message says how many are needed.
+    """
+    fewest = MIN_HELD_OUT + MIN_PAIRS
+    if len(queries) < fewest:
+        raise BadInputError(
+            f"{len(queries)} queries are too few to choose an edit: {fewest} are needed, {MIN_PAIRS} to make pairs and "
+            f"{MIN_HELD_OUT} to compare edits on; a hundred are better. Or name a --method and a --strength"
+        )
+    count = max(MIN_HELD_OUT, len(queries) // _HELD_OUT_SHARE)
+    order = np.random.default_rng(derived_seed(seed, "held out")).permutation(len(queries))
+    held_out = set(order[:count].tolist())
+    return SplitQueries(
+        [query for place, query in enumerate(queries) if place not in held_out],
+        [query for place, query in enumerate(queries) if place in held_out],
+    )
+
+
+def tune(
+    lm: LanguageModel,
+    objectives: Sequence[TunedObjective],
+    candidates: Sequence[Candidate],
+    held_out: Sequence[Query],
+    prompt_form: PromptForm,
+    *,
+    neutral_texts: Sequence[str],
+    pairs_sha256: str,
+    seed: int,
+    batch_size: int,
+    kl_budget: float = DEFAULT_KL_BUDGET,
+    max_new_tokens: int = ANSWER_TOKENS,
+    rounds: tuple[int, ...] = ROUNDS,
+    state_path: Path | None = None,
+    progress: Progress | None = None,
+) -> TuningResult:
+    """Choose among candidates by the base's own judgement of what each edited model answers.
+
+    Give captures that remember (`RememberingCapture`): then `plan_of` of the chosen candidate runs no model again.
+
+    Args:
+        lm: the base, without edits.
+        objectives: with their dials, which are not 0.
+        candidates: with names of their own; list gentle ones first.
+        held_out: queries that made no pairs, at least 8.
+        prompt_form: how queries become tokens.
+        neutral_texts: what an edit should leave alone.
+        pairs_sha256: of the pairs that the captures read, so that a file of another search is known.
+        seed: of all samples.
+        batch_size: texts that run together.
+        kl_budget: most KL(base || edited) on neutral texts, in nats per token.
+        max_new_tokens: most tokens of an answer.
+        rounds: answers of each candidate up to the end of each round.
+        state_path: a file that grows with the search; the same call goes on where an interrupted one stopped, with
+            the same result. None: nothing is kept on disk.
+        progress: counts what is recorded, answered and measured.
+
+    Returns:
+        Every candidate with what was found of it, and the chosen one, or None with the reason.
+
+    Raises:
+        BadInputError: nothing to choose from, names that are not distinct, too few queries, a query that leaves no
+            room for an answer, a setting out of bounds, or a file that is not this search's.
+    """
+    progress = progress or NoProgress()
+    _check(objectives, candidates, held_out)
+    settings = SearchSettings(len(held_out), kl_budget, seed, rounds)
+    order = np.random.default_rng(derived_seed(seed, "order of queries")).permutation(len(held_out))
+    queries = tuple(str(held_out[place]["query"]) for place in order)
+    judges = [
+        SelfJudge(lm, objective.objective, prompt_form, batch_size=batch_size, wanted=wanted_side(objective.weight))
+        for objective in objectives
+    ]
+    for judge in judges:
+        judge.check_fits(queries, max_new_tokens)
+    drift = NeutralDrift(lm, neutral_texts, prompt_form, batch_size=batch_size)
+    identity = {
+        "tool": tool_name(),
+        "base": asdict(lm.folder.fingerprint),
+        "tokenizer_sha256": lm.tokenizer_sha256,
+        "pairs_sha256": pairs_sha256,
+        "objectives": [{**asdict(objective.objective), "weight": objective.weight} for objective in objectives],
+        "queries_sha256": _sha256([query["query"] for query in held_out]),
+        "neutral_sha256": _sha256(list(neutral_texts)),
+        "prompt_form": prompt_form.settings,
+        "kl_budget": kl_budget,
+        "rounds": list(rounds),
+        "seed": seed,
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
+        "device": lm.device.type,
+        "candidates": [
+            {"name": candidate.name, "method": candidate.method.name, "settings": candidate.settings_json}
+            for candidate in candidates
+        ],
+    }
+    with tuning_state(state_path, identity) as state:
+        remembered = [replace(objective, capture=RememberingCapture(objective.capture)) for objective in objectives]
+        planned = [plan_of(candidate, remembered, lm.architecture) for candidate in candidates]
+        panel = JudgePanel(
+            tuple(
+                FlooredJudge(
+                    judge,
+                    objective.weight,
+                    _floor(judge, queries, state, answers=rounds[-1], seed=seed, max_new_tokens=max_new_tokens),
+                )
+                for judge, objective in zip(judges, objectives, strict=True)
+            )
+        )
+        return search(
+            planned,
+            JudgedSampling(
+                lm, queries, prompt_form, panel, derived_seed(seed, "tuning answers"), batch_size, max_new_tokens
+            ),
+            drift,
+            settings,
+            state,
+            floors={floored.judge.objective.name: floored.floor for floored in panel.judges},
+            progress=progress,
+        )
+
+
+def _check(objectives: Sequence[TunedObjective], candidates: Sequence[Candidate], held_out: Sequence[Query]) -> None:
+    """Refuse what cannot be a search, before anything runs."""
+    if not objectives or not candidates:
+        raise BadInputError(f"nothing to choose from: {len(objectives)} objectives, {len(candidates)} candidates")
+    for objective in objectives:
+        if objective.weight == 0:
+            raise BadInputError(
+                f"objective {objective.objective.name!r} has weight 0, so nothing can be judged by it: leave it out"
+            )
+    names = [candidate.name for candidate in candidates]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise BadInputError(f"two candidates are called {repeated[0]!r}: give each a name of its own")
+    if len(held_out) < MIN_HELD_OUT:
+        raise BadInputError(
+            f"{len(held_out)} held-out queries are too few to compare edits on: at least {MIN_HELD_OUT} are needed"
+        )
+
+
+def _floor(
+    judge: SelfJudge, queries: Sequence[str], state: TuningState, *, answers: int, seed: int, max_new_tokens: int
+) -> float:
+    floor = state.number(
+        {"kind": "floor", "objective": judge.objective.name},
+        lambda: judge.floor(queries, answers=answers, seed=seed, max_new_tokens=max_new_tokens),
+    )
+    if floor is None:
+        raise BadInputError("the base's predictions are not finite: its weights or its dtype are broken")
+    return floor
+
+
+def _sha256(value: Any) -> str:  # noqa: ANN401 - a JSON value
+    return hashlib.sha256(json.dumps(value, ensure_ascii=True, sort_keys=True).encode("ascii")).hexdigest()

@@ -1,0 +1,44 @@
+import pytest
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.prompts.prompt_form import prompt_form
+from alignez_bake.prompts.queries import neutral_texts
+from alignez_bake.tuning import neutral
+from alignez_bake.tuning.neutral import read_neutral_texts, shipped_neutral_texts
+
+
+def test_the_shipped_texts_are_many_short_and_distinct():
+    texts = shipped_neutral_texts()
+    assert len(texts) >= 150
+    assert len({text.lower() for text in texts}) == len(texts)
+    assert all(text == text.strip() and 15 <= len(text) <= 120 for text in texts)
+    assert not set(texts) & set(neutral_texts())
+
+
+def test_a_file_of_ones_own(tmp_path, form):
+    path = tmp_path / "neutral.txt"
+    path.write_bytes("\ufeff Rain in the north. \r\n\n  \nZwölf Äpfel.\u2028Still the same text.\n".encode())
+    assert read_neutral_texts(path, form) == ["Rain in the north.", "Zwölf Äpfel.\u2028Still the same text."]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no neutral text"),
+        (b" \n\n", "holds no neutral text"),
+        (b"Rain.\n\xff\n", "is not UTF-8 text: invalid start byte at byte 6"),
+        (b"Rain in the north.\n\na\n", "line 3 is a single token, which leaves nothing to predict: 'a'"),
+        (b"Rain. " * 20, "has 120 bytes: a file of neutral texts has at most 100"),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, tiny_tokenizer, monkeypatch, content, message):
+    monkeypatch.setattr(neutral, "MAX_FILE_BYTES", 100)
+    path = tmp_path / "neutral.txt"
+    path.write_bytes(content)
+    with pytest.raises(BadInputError, match=message):
+        read_neutral_texts(path, prompt_form(tiny_tokenizer(bos=False)))
+
+
+def test_no_file(tmp_path, form):
+    with pytest.raises(BadInputError, match="no such file of neutral texts"):
+        read_neutral_texts(tmp_path, form)
