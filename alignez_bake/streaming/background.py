@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _SYNC_BYTES: Final = 64 * 1024 * 1024
 _CHECKPOINT_BYTES: Final = 256 * 1024 * 1024
+_MOST_UNWRITTEN: Final = 8
 
 
 class Background:
@@ -56,7 +57,7 @@ class Background:
 
     def _write(self, file: OpenFile, pieces: Iterator[Piece]) -> None:
         for piece in pieces:
-            while self._writes and self._writes[0].done():
+            while len(self._writes) >= _MOST_UNWRITTEN or (self._writes and self._writes[0].done()):
                 self._writes.popleft().result()
             self._writes.append(self._writer.submit(self._put, file, piece))
             self._unsynced += piece.size

@@ -104,9 +104,10 @@ class OpenFile:
         """Write a piece of `take` or `flush` to its place; may run beside the hashing of later ones."""
         try:
             if self._descriptor is not None:
-                _write_all(self._descriptor, piece.buffer[: piece.size].data, piece.offset)
+                _write_all(self._descriptor, piece.memory[: piece.size].data, piece.offset)
         finally:
-            self._resources.buffers.give_back(piece.buffer)
+            if piece.is_buffer:
+                self._resources.buffers.give_back(piece.memory)
 
     def take(self, block: Block) -> Iterator[Piece]:
         """Hash the next bytes; gives the pieces of the file that are to be written by then."""

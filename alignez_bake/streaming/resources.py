@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from alignez_bake.safetensors_io.dtypes import Array
 
 _MOST_WAITING: Final = 4
-_BUFFER_BYTES: Final = 8 * 1024 * 1024
+_BUFFER_BYTES: Final = 4 * 1024 * 1024
 _BUFFERS: Final = 4
 
 

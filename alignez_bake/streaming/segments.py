@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.dtypes import BY_NAME, Array, cast_once, numpy_dtype_of
-from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
+from alignez_bake.safetensors_io.file_access import open_data, read_into
 from alignez_bake.safetensors_io.finite import all_finite, not_finite
 from alignez_bake.safetensors_io.strict_json import shown
+from alignez_bake.streaming.staging import empty_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.rounding import Rounding
     from alignez_bake.safetensors_io.header import Header, TensorEntry
 
-_COPY_BYTES = BLOCK_BYTES // 2
+_COPY_BYTES = 2 * 1024 * 1024
 
 
 class Block(NamedTuple):
@@ -121,8 +123,13 @@ class _BaseTensor(ABC):
         yield Stretch(self._blocks())
 
     def _blocks(self) -> Iterator[Callable[[], Block]]:
-        for begin in range(self.entry.begin, self.entry.end, _COPY_BYTES):
-            yield lambda begin=begin: self._block(begin, min(begin + _COPY_BYTES, self.entry.end))  # type: ignore[misc]
+        width, begin = max(1, BY_NAME[self.entry.dtype].bits // 8), self.entry.begin
+        while begin < self.entry.end:
+            # Whole values, up to a boundary of the file, so that blocks can be written as they are.
+            behind = (self.header.data_offset + begin) % _COPY_BYTES
+            end = min(begin + _COPY_BYTES - behind // width * width, self.entry.end)
+            yield partial(self._block, begin, end)
+            begin = end
 
     def _block(self, begin: int, end: int) -> Block:
         data = read_range(self.header, begin, end)
@@ -200,12 +207,12 @@ class NewTensor:
 
 
 def read_range(header: Header, begin: int, end: int) -> Array:
-    """Bytes [begin, end) of a file's data.
+    """Bytes [begin, end) of a file's data, in memory that lies as they do in the file.
 
     Raises:
         BadInputError: the file changed after its header was read.
     """
-    data = np.empty(end - begin, np.uint8)
+    data = empty_at(end - begin, header.data_offset + begin)
     with open_data(header) as file:
         read_into(file, header, begin, data.data)
     return data

@@ -1,4 +1,8 @@
-"""Bytes on their way to the disk: gathered in aligned buffers, so that they may pass by the system's cache."""
+"""Bytes on their way to the disk, in aligned pieces, so that they may pass by the system's cache.
+
+Small blocks are gathered in buffers. Of a large block whose memory begins as its place in the file does, counted from a
+multiple of `ALIGNMENT`, all but its ends goes to the disk as it is.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,30 @@ if TYPE_CHECKING:
 
 ALIGNMENT: Final = 4096
 """Of places, lengths and memory of direct writes: at least the logical block of any disk in use."""
+_WORTH_A_WRITE: Final = 256 * 1024
 
 
 class Piece(NamedTuple):
     """A part of a file that is ready to be written.
 
     Attributes:
-        buffer: that holds it, from its front.
+        memory: that holds it, from its front.
         size: bytes of it, a multiple of `ALIGNMENT`; those behind the file's end are zeros.
         offset: where in the file it begins, likewise.
+        is_buffer: whether the memory is a buffer, which is given back once it is written.
     """
 
-    buffer: Array
+    memory: Array
     size: int
     offset: int
+    is_buffer: bool = True
+
+
+def empty_at(size: int, offset: int) -> Array:
+    """Memory for bytes that belong at a place in a file, so that they can be written there directly."""
+    block = np.empty(size + ALIGNMENT, np.uint8)
+    begin = (offset - block.ctypes.data) % ALIGNMENT
+    return block[begin : begin + size]
 
 
 class Buffers:
@@ -73,6 +87,16 @@ class Staging:
         """Take the next bytes of the file; gives the pieces that are full by then, each before the next is begun."""
         first, self._first = self._first, self._first[:0]
         yield from self._gathered(first)
+        position = self._offset + self._fill
+        begin = -position % ALIGNMENT
+        whole = (len(data) - begin) // ALIGNMENT * ALIGNMENT
+        if whole >= _WORTH_A_WRITE and (data.ctypes.data - position) % ALIGNMENT == 0:
+            yield from self._gathered(data[:begin])
+            if self._fill:
+                yield self._piece(self._fill)
+            yield Piece(data[begin : begin + whole], whole, self._offset, is_buffer=False)
+            self._offset += whole
+            data = data[begin + whole :]
         yield from self._gathered(data)
 
     def _gathered(self, data: Array) -> Iterator[Piece]:
@@ -82,7 +106,6 @@ class Staging:
             assert self._buffer is not None
             if self._fill == len(self._buffer):
                 yield self._piece(self._fill)
-                self._offset, self._fill = self._offset + self._fill, 0
 
     def flush(self, *, last: bool) -> Iterator[Piece]:
         """What is gathered, up to the next boundary; bytes that come later are written there once more.
@@ -98,7 +121,7 @@ class Staging:
         self._buffer[self._fill : padded] = 0
         rest = self._buffer[whole : self._fill].copy()
         piece = self._piece(padded)
-        self._offset, self._fill = self._offset + whole, 0
+        self._offset -= padded - whole
         yield piece
         if not last and len(rest):
             self._append(rest)
@@ -120,5 +143,6 @@ class Staging:
 
     def _piece(self, count: int) -> Piece:
         assert self._buffer is not None
-        buffer, self._buffer = self._buffer, None
-        return Piece(buffer, count, self._offset)
+        buffer, self._buffer, self._fill = self._buffer, None, 0
+        self._offset += count
+        return Piece(buffer, count, self._offset - count)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from alignez_bake.streaming import open_file
-from alignez_bake.streaming.staging import ALIGNMENT, Buffers, Staging
+from alignez_bake.streaming import staging as staging_module
+from alignez_bake.streaming.staging import ALIGNMENT, Buffers, Staging, empty_at
 
 RNG = np.random.default_rng(5)
 DATA = RNG.integers(1, 256, 7 * ALIGNMENT + 123).astype(np.uint8)
@@ -25,10 +26,11 @@ class File:
     def write(self, pieces):
         for piece in pieces:
             assert piece.offset % ALIGNMENT == piece.size % ALIGNMENT == 0
-            assert piece.buffer.ctypes.data % ALIGNMENT == 0
-            self.bytes[piece.offset : piece.offset + piece.size] = piece.buffer[: piece.size]
+            assert piece.memory.ctypes.data % ALIGNMENT == 0
+            self.bytes[piece.offset : piece.offset + piece.size] = piece.memory[: piece.size]
             self.pieces.append((piece.offset, piece.size))
-            self.buffers.give_back(piece.buffer)
+            if piece.is_buffer:
+                self.buffers.give_back(piece.memory)
 
 
 @pytest.mark.parametrize("step", [1, 999, ALIGNMENT, 3 * ALIGNMENT + 1, len(DATA)])
@@ -132,3 +134,25 @@ def test_a_file_system_without_direct_writes(descriptor, monkeypatch):
     monkeypatch.setattr(fcntl, "fcntl", refuses)
     open_file._pass_by_cache(descriptor)
     assert not is_direct(descriptor)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 50, ALIGNMENT - 1])
+@pytest.mark.parametrize("shift", [0, 1, 2048])
+def test_large_blocks_that_lie_right_are_written_as_they_are(offset, shift, monkeypatch):
+    monkeypatch.setattr(staging_module, "_WORTH_A_WRITE", ALIGNMENT)
+    file = File(Buffers(2, ALIGNMENT))
+    staging = Staging(file.buffers, 0, DATA[:offset].tobytes())
+    block = empty_at(len(DATA) - offset, offset + shift)
+    block[:] = DATA[offset:]
+    pieces = []
+    for part in (block, block[: 10 * 8]):
+        for piece in staging.add(part):
+            pieces.append(piece)
+            file.write([piece])
+    file.write(staging.flush(last=True))
+    whole = np.concatenate([DATA, DATA[offset : offset + 80]])
+    np.testing.assert_array_equal(file.bytes[: len(whole)], whole)
+    assert not file.bytes[len(whole) :].any()
+    direct = [piece for piece in pieces if not piece.is_buffer]
+    assert all(np.shares_memory(piece.memory, block) for piece in direct)
+    assert sum(piece.size for piece in direct) == (0 if shift else (len(DATA) // ALIGNMENT - (offset > 0)) * ALIGNMENT)
