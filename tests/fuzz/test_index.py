@@ -7,11 +7,10 @@ import os
 
 import pytest
 
-from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io import open_folder
 from alignez_bake.safetensors_io.folder_layout import INDEX_FILE
-from tests.fuzz.agreement import assert_names, assert_short, library_tensors
-from tests.fuzz.running import SHORT_AND_LONG, hold_for_each
+from tests.fuzz.agreement import library_tensors
+from tests.fuzz.running import SHORT_AND_LONG, hold_for_each, read_or_refused
 from tests.fuzz.strategies import OUTSIDE, SHARDS, index_folders
 
 # What a link may be without being refused; the last one in the hub's cache alone.
@@ -68,23 +67,23 @@ def check(tmp_path, hooks):
         folder, blobs = build(tmp_path / str(next(count)), made)
         size = sum(map(len, made.shards.values())) + len(made.index)
         allowed = (folder, blobs) if made.in_cache else (folder,)
-        try:
-            with hooks.watching() as watch:
-                model = open_folder(folder)
-                read = {name: (model.file_of(name), model.read(name)) for name in model.names()}
-        except BadInputError as error:
-            assert_names(error, folder)
-            assert_short(error, folder)
+
+        def read():
+            model = open_folder(folder)
+            return model, {name: (model.file_of(name), model.read(name)) for name in model.names()}
+
+        found = read_or_refused(read, hooks, folder, size=size, allowed=allowed)
+        if found is None:
             return False
-        finally:
-            watch.check(size, allowed)
+        model, tensors = found
         expected = {
             name: (file, *tensor) for file in model.files for name, tensor in library_tensors(folder / file)[0].items()
         }
         assert expected == {
-            name: (file, model.entry(name).dtype, array.shape, array.tobytes()) for name, (file, array) in read.items()
+            name: (file, model.entry(name).dtype, array.shape, array.tobytes())
+            for name, (file, array) in tensors.items()
         }
-        assert json.loads(made.index)["weight_map"] == {name: file for name, (file, _) in read.items()}
+        assert json.loads(made.index)["weight_map"] == {name: file for name, (file, _) in tensors.items()}
         return True
 
     return check

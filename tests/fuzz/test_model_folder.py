@@ -11,10 +11,8 @@ from safetensors.numpy import save_file
 
 import alignez_bake.architectures.data
 from alignez_bake.architectures.architecture import architecture_for
-from alignez_bake.errors import BadInputError
 from alignez_bake.model_folder import open_model_folder
-from tests.fuzz.agreement import assert_names
-from tests.fuzz.running import SHORT_AND_LONG, hold_for_each
+from tests.fuzz.running import SHORT_AND_LONG, read_or_refused, sound_ones_pass
 from tests.fuzz.strategies import LLAMA, configs
 
 DATA = Path(alignez_bake.architectures.data.__file__).parent
@@ -27,17 +25,16 @@ def check(tmp_path, hooks):
     weights = (tmp_path / "model.safetensors").stat().st_size
     architecture_for(LLAMA)  # opens modules and a data file, once
 
+    def read():
+        model = open_model_folder(tmp_path)
+        return model, model.fingerprint
+
     def check(text):
         (tmp_path / "config.json").write_bytes(text)
-        try:
-            with hooks.watching() as watch:
-                model = open_model_folder(tmp_path)
-                fingerprint = model.fingerprint
-        except BadInputError as error:
-            assert_names(error, tmp_path)
+        found = read_or_refused(read, hooks, tmp_path, size=len(text) + weights, allowed=(tmp_path, DATA))
+        if found is None:
             return False
-        finally:
-            watch.check(len(text) + weights, (tmp_path, DATA))
+        model, fingerprint = found
         assert model.config == json.loads(text)
         assert 1 <= model.num_layers <= 3
         assert fingerprint.model_type == model.architecture.model_type
@@ -48,7 +45,4 @@ def check(tmp_path, hooks):
 
 @SHORT_AND_LONG
 def test_sound_configs_and_damaged_ones(check, examples):
-    def judge(made):
-        assert check(made.data) or not made.sound
-
-    hold_for_each(configs(), judge, examples)
+    sound_ones_pass(configs(), check, examples)
