@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from alignez_bake.architectures.dense_layers import DenseLayers, DenseRule, RuleEntry
 from alignez_bake.errors import BadInputError
+from alignez_bake.safetensors_io.strict_json import shown
 from alignez_bake.site import LEGAL_READS, Reads, Site, SiteKind
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class Architecture:
         """
         count = config.get(self.layer_count)
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise BadInputError(f"config.json has {self.layer_count} = {count!r}: it needs a positive integer")
+            raise BadInputError(f"config.json has {self.layer_count} = {shown(count)}: it needs a positive integer")
         return count
 
     def layer_path(self, layer: int) -> str:
@@ -253,7 +254,7 @@ def architecture_for(config: Mapping[str, Any]) -> Architecture:
         raise BadInputError("config.json has no model_type: it is not the config of a transformers model")
     if model_type not in known_model_types():
         known = ", ".join(known_model_types())
-        raise BadInputError(f"model_type {model_type!r} is not described here; described are {known}")
+        raise BadInputError(f"model_type {shown(model_type)} is not described here; described are {known}")
     architecture = _read_architecture(model_type)
     if architecture.dense_rule is None:
         return architecture

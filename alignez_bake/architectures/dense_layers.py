@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.safetensors_io.strict_json import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +71,7 @@ class DenseLayers:
 def _whole_number(config: Mapping[str, Any], rule: RuleEntry, *, least: int) -> int:
     value = config.get(rule.entry, rule.default)
     if not _is_whole(value, least):
-        raise BadInputError(f"config.json has {rule.entry} = {value!r}: it needs a whole number from {least} on")
+        raise BadInputError(f"config.json has {rule.entry} = {shown(value)}: it needs a whole number from {least} on")
     return int(value)
 
 
@@ -79,7 +80,7 @@ def _numbers(config: Mapping[str, Any], rule: RuleEntry) -> frozenset[int]:
     if value is None:
         return frozenset()
     if not isinstance(value, list) or not all(_is_whole(layer, 0) for layer in value):
-        raise BadInputError(f"config.json has {rule.entry} = {value!r}: it needs a list of layers, counted from 0")
+        raise BadInputError(f"config.json has {rule.entry} = {shown(value)}: it needs a list of layers, counted from 0")
     return frozenset(value)
 
 

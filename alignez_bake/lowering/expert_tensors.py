@@ -12,6 +12,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.fp8_blocks import CODES
 from alignez_bake.lowering.stored_shape import stored_shape
 from alignez_bake.safetensors_io.names import resolve_key
+from alignez_bake.safetensors_io.strict_json import shown
 
 if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import LinearSite
@@ -117,12 +118,12 @@ def _stacked(model: ModelFolder, site: Site, name: str, linear: LinearSite, coun
 def _expert_count(model: ModelFolder, linear: LinearSite) -> int:
     stated = {entry: model.config[entry] for entry in linear.expert_count if entry in model.config}
     if len({repr(count) for count in stated.values()}) > 1:
-        raise BadInputError(f"config.json has {stated}: these name one number of experts, and must be equal")
+        raise BadInputError(f"config.json has {shown(stated)}: these name one number of experts, and must be equal")
     entry, count = next(iter(stated.items()), (linear.expert_count[0], None))
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _most_experts(model, linear):
         raise BadInputError(
-            f"config.json has {entry} = {count!r}: it needs a positive number of experts, at most as many as the files "
-            f"have room for ({_most_experts(model, linear)})"
+            f"config.json has {entry} = {shown(count)}: it needs a positive number of experts, at most as many as the "
+            f"files have room for ({_most_experts(model, linear)})"
         )
     return count
 
@@ -132,6 +133,5 @@ def _most_experts(model: ModelFolder, linear: LinearSite) -> int:
     assert linear.experts is not None
     if "{expert}" in linear.experts:
         return len(model.tensors)
-    return max(
-        (model.tensors.entry(name).shape[0] for name in model.tensors if name.endswith(linear.experts)), default=1
-    )
+    shapes = [model.tensors.entry(name).shape for name in model.tensors if name.endswith(linear.experts)]
+    return max((shape[0] for shape in shapes if shape), default=1)

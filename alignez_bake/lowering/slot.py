@@ -166,7 +166,7 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
         weights, bias, shape = (weight,), _bias_of(model, weight, linear), (rows_or_columns, others)
         dtype = model.dtype_of_edited(weight)
     fused_rows, d_in = shape if linear.layout == "out_in" else shape[::-1]
-    if linear.experts is None and bias is not None and tensors.entry(bias).shape != (fused_rows,):
+    if linear.experts is None and bias is not None and stored_shape(model, bias, site, 1) != (fused_rows,):
         raise BadInputError(f"{bias} has shape {list(tensors.entry(bias).shape)}: its weight needs [{fused_rows}]")
     rows = linear.row_slice(fused_rows)
     multiplied = site.kind in architecture.blocks and architecture.multiplies_writers(model.config)

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.lowering.decide import Refusal
+from alignez_bake.safetensors_io.strict_json import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +34,9 @@ def equivalent_config(config: Mapping[str, Any], equivalent: Equivalent) -> dict
     known = _REPLACED | equivalent.entries.keys() | set(equivalent.carried) | equivalent.dropped.keys()
     unknown = sorted(config.keys() - known)
     if unknown:
+        names = ", ".join(name if name.isidentifier() else shown(name) for name in unknown)
         return Refusal(
-            f"config.json has {', '.join(unknown)}, and it is not known what that means to a {target} model: remove "
+            f"config.json has {names}, and it is not known what that means to a {target} model: remove "
             f"what has no effect on this {source} model"
         )
     result = {name: config.get(name, default) for name, default in equivalent.entries.items()}
@@ -46,7 +48,8 @@ def equivalent_config(config: Mapping[str, Any], equivalent: Equivalent) -> dict
     width, heads = result["hidden_size"], result["num_attention_heads"]
     if not _are_positive(width, heads) or width % heads:
         return Refusal(
-            f"a {target} model's hidden_size must be a multiple of num_attention_heads, not {width}, {heads}"
+            f"a {target} model's hidden_size must be a multiple of num_attention_heads, not {shown(width)}, "
+            f"{shown(heads)}"
         )
     result.update({name: config[name] for name in equivalent.carried if name in config})
     if result.get("rope_parameters") is None and result.get("rope_theta") is None:
@@ -69,7 +72,7 @@ def _obstacle(dropped: DroppedEntry, value: object, entries: Mapping[str, Any]) 
     if dropped.rule == "idle_window" and value is not None:
         context = entries["max_position_embeddings"]
         if not _are_positive(value, context) or value < context:
-            return f"a window that acts within the context of {context} tokens, but it would see all of it"
+            return f"a window that acts within the context of {shown(context)} tokens, but it would see all of it"
     return None
 
 

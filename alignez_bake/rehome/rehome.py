@@ -13,6 +13,7 @@ from alignez_bake.architectures.architecture import architecture_for
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal
 from alignez_bake.lowering.slot import find_slot
+from alignez_bake.lowering.stored_shape import stored_shape
 from alignez_bake.rehome.equivalent_config import equivalent_config
 from alignez_bake.rehome.growth import grown_shapes, grown_size, hidden_units
 from alignez_bake.rehome.places import places_of
@@ -145,7 +146,11 @@ def _retyped(
 
 
 def _missing_biases(base: ModelFolder, switches: Iterable[BiasSwitch]) -> dict[str, NewTensor]:
-    """The zero biases that switches demand and the base lacks; each lies with its weight, in its dtype."""
+    """The zero biases that switches demand and the base lacks; each lies with its weight, in its dtype.
+
+    Raises:
+        BadInputError: a weight that is missing, or no matrix of plain floats.
+    """
     new = {}
     for layer in range(base.num_layers):
         for module in (module for switch in switches for module in switch.modules_of(base.config)):
@@ -153,9 +158,9 @@ def _missing_biases(base: ModelFolder, switches: Iterable[BiasSwitch]) -> dict[s
             weight = resolve_key(base.tensors, parameter, base.architecture.base_model_prefix)
             bias = f"{weight.removesuffix('weight')}bias"
             if bias not in base.tensors:
-                entry = base.tensors.entry(weight)
                 # Every map with a switch is a Linear, whose weight is [d_out, d_in].
-                new[bias] = NewTensor(entry.dtype, entry.shape[:1], base.tensors.file_of(weight))
+                d_out, _ = stored_shape(base, weight, None, 2)
+                new[bias] = NewTensor(base.tensors.entry(weight).dtype, (d_out,), base.tensors.file_of(weight))
     return new
 
 

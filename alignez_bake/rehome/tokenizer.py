@@ -13,10 +13,11 @@ incorrect regular expression that transformers corrects in mistral's tokenizers 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
+from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.decide import Refusal
+from alignez_bake.safetensors_io.strict_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +63,6 @@ def tokenizer_changes(folder: Path, equivalent: Equivalent) -> Mapping[str, str]
 
 def _read_object(file: Path) -> dict[str, Any] | Refusal:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return parse_object(file.read_bytes(), "it")
+    except (OSError, BadInputError) as error:
         return Refusal(f"its {file.name} cannot be read: {error}")
-    return value if isinstance(value, dict) else Refusal(f"its {file.name} holds no JSON object")

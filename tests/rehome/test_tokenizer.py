@@ -107,7 +107,7 @@ def test_a_folder_without_tokenizer_has_nothing_to_keep(tmp_path):
         (lambda folder: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
         (lambda folder: (folder / "tokenizer_config.json").unlink(), "no tokenizer_config.json"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("{"), "cannot be read"),
-        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "holds no JSON object"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("[]"), "is a JSON list: it must be an object"),
         (lambda folder: edit_config(folder, fix_mistral_regex=True), "has fix_mistral_regex"),
         (lambda folder: edit_config(folder, auto_map={"AutoTokenizer": ["a", None]}), "has auto_map"),
     ],
