@@ -66,3 +66,12 @@ def source(tmp_path, tensors):
     path = tmp_path / "source.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     return path
+
+
+@pytest.fixture
+def single(tmp_path, tensors):
+    """A folder of one file of `tensors`."""
+    folder = tmp_path / "single"
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
