@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import ml_dtypes
 import numpy as np
 
-from alignez_bake.safetensors_io.writer import Part, assemble_file, write_tensors
+from alignez_bake.safetensors_io.new_file import new_file
+from alignez_bake.safetensors_io.writer import TensorSlot, encode_header
 from benchmarks.bake_values import Values
 
 if TYPE_CHECKING:
@@ -171,19 +170,18 @@ def write_checkpoint(config: Mapping[str, Any], folder: Path, most_bytes: int) -
     shapes = tensor_shapes(config)
     shards = shards_of(shapes, most_bytes)
     values = Values(float(config["initializer_range"]))
-    # The metadata of a file that is put together is that of another.
-    blank = folder / "blank.safetensors"
-    header = write_tensors(blank, {"blank": np.zeros(1, ml_dtypes.bfloat16)}, _METADATA)
     file_of: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = "model.safetensors"
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         # The library sorts tensors of one dtype by name.
-        parts = [Part(name, "BF16", shapes[name], partial(values.of, name, shapes[name])) for name in sorted(names)]
-        assemble_file(header, folder / file, parts)
+        slots = [TensorSlot(name, "BF16", shapes[name]) for name in sorted(names)]
+        with new_file(folder / file) as weights:
+            weights.write(encode_header(slots, _METADATA))
+            for slot in slots:
+                weights.write(values.of(slot.name, slot.shape).reshape(-1).view(np.uint8).data)
         file_of |= dict.fromkeys(names, file)
-    blank.unlink()
     if len(shards) > 1:
         total = sum(_nbytes(shape) for shape in shapes.values())
         index = {

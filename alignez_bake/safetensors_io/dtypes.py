@@ -23,40 +23,38 @@ class FileDtype:
         name: the file's spelling, such as "BF16".
         bits: bits of one value in the file.
         numpy: dtype of the array that `read` gives; None where values are packed below one byte (F4, F6).
-        is_float: the values are floating-point numbers (complex ones are not counted).
-        is_plain_float: F64, F32, F16, BF16: values that mean themselves. The narrower ones are codes that
-            need a scale from elsewhere.
+        is_plain_float: F64, F32, F16, BF16: values that mean themselves. The narrower floats are codes that need a
+            scale from elsewhere.
     """
 
     name: str
     bits: int
     numpy: np.dtype[Any] | None
-    is_float: bool = False
     is_plain_float: bool = False
 
 
 # In the order in which the safetensors library ranks them: it writes the last ones first.
 FILE_DTYPES: Final[tuple[FileDtype, ...]] = (
     FileDtype("BOOL", 8, np.dtype(np.bool_)),
-    FileDtype("F4", 4, None, is_float=True),
-    FileDtype("F6_E2M3", 6, None, is_float=True),
-    FileDtype("F6_E3M2", 6, None, is_float=True),
+    FileDtype("F4", 4, None),
+    FileDtype("F6_E2M3", 6, None),
+    FileDtype("F6_E3M2", 6, None),
     FileDtype("U8", 8, np.dtype("u1")),
     FileDtype("I8", 8, np.dtype("i1")),
-    FileDtype("F8_E5M2", 8, np.dtype(ml_dtypes.float8_e5m2), is_float=True),
-    FileDtype("F8_E4M3", 8, np.dtype(ml_dtypes.float8_e4m3fn), is_float=True),
-    FileDtype("F8_E8M0", 8, np.dtype(ml_dtypes.float8_e8m0fnu), is_float=True),
-    FileDtype("F8_E4M3FNUZ", 8, np.dtype(ml_dtypes.float8_e4m3fnuz), is_float=True),
-    FileDtype("F8_E5M2FNUZ", 8, np.dtype(ml_dtypes.float8_e5m2fnuz), is_float=True),
+    FileDtype("F8_E5M2", 8, np.dtype(ml_dtypes.float8_e5m2)),
+    FileDtype("F8_E4M3", 8, np.dtype(ml_dtypes.float8_e4m3fn)),
+    FileDtype("F8_E8M0", 8, np.dtype(ml_dtypes.float8_e8m0fnu)),
+    FileDtype("F8_E4M3FNUZ", 8, np.dtype(ml_dtypes.float8_e4m3fnuz)),
+    FileDtype("F8_E5M2FNUZ", 8, np.dtype(ml_dtypes.float8_e5m2fnuz)),
     FileDtype("I16", 16, np.dtype("<i2")),
     FileDtype("U16", 16, np.dtype("<u2")),
-    FileDtype("F16", 16, np.dtype("<f2"), is_float=True, is_plain_float=True),
-    FileDtype("BF16", 16, np.dtype(ml_dtypes.bfloat16), is_float=True, is_plain_float=True),
+    FileDtype("F16", 16, np.dtype("<f2"), is_plain_float=True),
+    FileDtype("BF16", 16, np.dtype(ml_dtypes.bfloat16), is_plain_float=True),
     FileDtype("I32", 32, np.dtype("<i4")),
     FileDtype("U32", 32, np.dtype("<u4")),
-    FileDtype("F32", 32, np.dtype("<f4"), is_float=True, is_plain_float=True),
+    FileDtype("F32", 32, np.dtype("<f4"), is_plain_float=True),
     FileDtype("C64", 64, np.dtype("<c8")),
-    FileDtype("F64", 64, np.dtype("<f8"), is_float=True, is_plain_float=True),
+    FileDtype("F64", 64, np.dtype("<f8"), is_plain_float=True),
     FileDtype("I64", 64, np.dtype("<i8")),
     FileDtype("U64", 64, np.dtype("<u8")),
 )
@@ -89,11 +87,6 @@ def numpy_dtype_of(name: str) -> np.dtype[Any]:
     if known.numpy is None:
         raise ValueError(f"dtype {name!r} packs values below one byte and has no numpy array: read its bytes")
     return known.numpy
-
-
-def is_float(name: str) -> bool:
-    """Whether a file dtype holds floating-point numbers: F64, F32, F16, BF16 and the F8, F6, F4 codes."""
-    return BY_NAME[name].is_float
 
 
 def is_plain_float(name: str) -> bool:

@@ -24,6 +24,7 @@ from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import NoProgress
 from alignez_bake.site import Site
+from tests.baking import replace_in_file
 from tests.lowering.folding import FoldsAndInserts, routes
 from tests.random_edits import edit_for_slot, random_edit
 from tests.running import first, load, relative, run
@@ -192,7 +193,6 @@ def test_folds_new_biases_and_modules_live_in_one_checkpoint(model_type, shard_s
 @pytest.mark.parametrize("mutation", ["transposed", "twice", "one layer left out"])
 def test_mutations_fail_the_comparison(mutation, tmp_path, save_tiny):
     from alignez_bake.lowering.fold import EditedTensors
-    from alignez_bake.safetensors_io.writer import copy_with_replacements
 
     base = open_model_folder(save_tiny("llama", tmp_path / "base", dtype=torch.float32))
     sites = [Site("attn_write", layer) for layer in range(base.num_layers)]
@@ -200,7 +200,7 @@ def test_mutations_fail_the_comparison(mutation, tmp_path, save_tiny):
     lowering = bake(base, plan, tmp_path / "out")
     edited = EditedTensors(lowering.folds, base.tensors)
 
-    def mutate(name):
+    def mutate(name, _values):
         if name not in edited:
             return None
         tensor = edited.compute(name)
@@ -212,7 +212,7 @@ def test_mutations_fail_the_comparison(mutation, tmp_path, save_tiny):
         return (tensor.base if "layers.1." in name else tensor.exact).astype(np.float32)
 
     file = base.tensors.files[0]
-    copy_with_replacements(base.tensors.header(file), tmp_path / "out" / file, mutate)
+    replace_in_file(tmp_path / "out" / file, mutate)
     original, mutant = load(base.path, torch.float32), load(tmp_path / "out", torch.float32)
     with edited_by_hooks(original, base.architecture, plan):
         logits, _, _ = run(original, base.architecture, [])

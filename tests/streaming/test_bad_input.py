@@ -7,201 +7,14 @@ import fcntl
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
 
-from alignez_bake.edit_file import write_edits
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.safetensors_io.writer import copy_with_replacements
-from tests.baking import command, contents, nothing_written, plan_for
-from tests.streaming.streamed_bakes import (
-    KILLED_AFTER_A_FILE,
-    begun,
-    edits_of_first_layer,
-    paused,
-    sharded_base,
-    small_blocks,
-)
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-
-def names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
-
-
-class Place(NamedTuple):
-    """A folder with a base, edits, and room for a result."""
-
-    folder: Path
-
-    @property
-    def base(self) -> Path:
-        return self.folder / "base"
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "work" / "out"
-
-    @property
-    def partial(self) -> Path:
-        return self.folder / "work" / ".out.partial"
-
-    @property
-    def journal(self) -> Path:
-        return self.partial / "alignez" / "journal.jsonl"
-
-    def shard(self, number: int) -> Path:
-        return sorted(self.base.glob("*.safetensors"))[number]
-
-    def bake(self, *options: object, edits: str = "edits.safetensors") -> tuple[object, ...]:
-        return ("bake", "--model", self.base, "--edits", self.folder / edits, "--out", self.out, *options)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A base and edits."""
-    place = Place(tmp_path_factory.mktemp("made"))
-    sharded_base(place.base)
-    edits_of_first_layer(place.base, place.folder / "edits.safetensors")
-    place.out.parent.mkdir()
-    return place
-
-
-@pytest.fixture(scope="module")
-def whole(made):
-    """The result of an undisturbed bake, file by file."""
-    child = begun("", *made.bake())
-    assert child.wait() == 0, child.communicate()[1]
-    found = contents(made.out)
-    shutil.rmtree(made.out)
-    return found
-
-
-@pytest.fixture(scope="module")
-def once_killed(made, tmp_path_factory):
-    """The same after a kill, with a journal."""
-    place = Place(tmp_path_factory.mktemp("killed") / "place")
-    shutil.copytree(made.folder, place.folder)
-    assert begun(KILLED_AFTER_A_FILE, *place.bake()).wait() == -signal.SIGKILL
-    assert b"done" in place.journal.read_bytes()
-    return place
-
-
-@pytest.fixture
-def place(made, tmp_path):
-    """A place of one's own; times of change are kept."""
-    shutil.copytree(made.folder, tmp_path / "place")
-    return Place(tmp_path / "place")
-
-
-@pytest.fixture
-def killed(once_killed, tmp_path, monkeypatch):
-    small_blocks(monkeypatch)  # as the killed run's
-    shutil.copytree(once_killed.folder, tmp_path / "place")
-    return Place(tmp_path / "place")
-
-
-@pytest.fixture
-def refused(capsys):
-    """`refused(place, *arguments, says=...)`: status 2, one line, and nothing changed below the place."""
-
-    def check(place, *arguments, says):
-        capsys.readouterr()
-        with nothing_written(place.folder):
-            status = command(*arguments)
-        captured = capsys.readouterr()
-        assert status == 2, captured.err
-        (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
-        assert captured.err.splitlines()[-1] == line
-        assert says in line
-        assert "Traceback" not in captured.err
-
-    return check
-
-
-# Between a kill and the next run -----------------------------------------------------------------------------------
-
-
-def test_the_same_command_goes_on(killed, whole):
-    """What the other tests change is what keeps it from going on."""
-    assert command(*killed.bake()) == 0
-    assert contents(killed.out) == whole
-    assert names(killed.out.parent) == ["out"]
-
-
-def touched(place):
-    os.utime(place.shard(1))
-
-
-def rewritten(place):
-    """Another sign of a tensor that no edit touches, in the second file."""
-    tensors = open_model_folder(place.base).tensors
-    values = tensors.read("model.layers.1.mlp.down_proj.weight")
-    copy_with_replacements(
-        place.shard(1), place.shard(1), lambda name: -values if "1.mlp.down_proj.weight" in name else None
-    )
-
-
-def other_config(place):
-    config = place.base / "config.json"
-    config.write_text(config.read_text().replace('"eos_token_id": 1', '"eos_token_id": 2'))
-
-
-@pytest.mark.parametrize(
-    ("change", "says"), [(touched, "base_files"), (rewritten, "base, base_files"), (other_config, "base, config")]
-)
-def test_a_changed_base_is_refused(change, says, killed, refused):
-    before = contents(killed.base)
-    change(killed)
-    assert (contents(killed.base) != before) == (change is not touched)
-    refused(killed, *killed.bake("--allow-other-base"), says=f"unfinished result of another bake (other {says}")
-
-
-def test_other_edits_are_refused(killed, refused):
-    write_edits(plan_for(killed.base), killed.folder / "other.safetensors")
-    refused(killed, *killed.bake(edits="other.safetensors"), says="of another bake (other edits")
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (("--dtype", "float32"), "(other dtype)"),
-        (("--link",), "(other settings)"),
-        (("--hash", "sha256"), "(other settings)"),
-        (("--as", "adapter"), "unfinished result of another bake"),
-    ],
-)
-def test_other_settings_are_refused(options, says, killed, refused):
-    refused(killed, *killed.bake(*options), says=says)
-
-
-def test_a_damaged_journal_is_refused_by_name(killed, refused):
-    lines = killed.journal.read_bytes().splitlines(keepends=True)
-    killed.journal.write_bytes(lines[0] + b"[" * 100_000 + b"\n")
-    refused(killed, *killed.bake(), says=f"{killed.journal} is damaged")
-
-
-def test_what_is_no_longer_as_it_was_noted_is_written_anew(killed, whole):
-    (finished,) = killed.partial.glob("*.safetensors")
-    data = bytearray(finished.read_bytes())
-    data[len(data) // 2] ^= 1
-    finished.write_bytes(data)
-    assert command(*killed.bake()) == 0
-    assert contents(killed.out) == whole
-
-
-def test_what_lay_beside_the_weights_is_made_anew(killed, whole):
-    for name in ("notes.txt", "tokenizer.json", "alignez/pairs.jsonl", "model-9.safetensors", ".graphs-1/half"):
-        path = killed.partial / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("of the killed run")
-    assert command(*killed.bake()) == 0
-    assert contents(killed.out) == whole
-
+from tests.baking import command, contents, replace_in_file
+from tests.streaming.conftest import names, rewritten, touched
+from tests.streaming.streamed_bakes import KILLED_AFTER_A_FILE, begun, paused, small_blocks
 
 # During a run ------------------------------------------------------------------------------------------------------
 
@@ -286,7 +99,7 @@ def test_weights_that_are_not_finite(tensor, at, value, place, refused, monkeypa
     values = tensors.read(tensor).copy()
     values.reshape(-1)[at] = value
     (file,) = [file for file in tensors.files if tensor in tensors.header(file).entries]
-    copy_with_replacements(place.base / file, place.base / file, lambda name: values if name == tensor else None)
+    replace_in_file(place.base / file, lambda name, _: values if name == tensor else None)
     refused(place, *place.bake("--allow-other-base"), says=f"tensor '{tensor}' in {place.base / file} holds NaN")
     refused(place, *place.bake("--allow-other-base", "--dtype", "float32"), says=f"tensor '{tensor}'")
 
