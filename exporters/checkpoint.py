@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from alignez_bake.exporters.bake_key import bake_key
 from alignez_bake.exporters.base_files import code_files, copy_base_files, with_dtype
 from alignez_bake.exporters.checkpoint_contents import checkpoint_contents
 from alignez_bake.exporters.checkpoint_files import checkpoint_files
@@ -88,13 +87,12 @@ class CheckpointExporter(NeedsNoModel):
         lowering.require_complete()
         dtype = check_dtype(settings.dtype)
         contents = checkpoint_contents(base, lowering)
-        # What is exported on the way to something else is made anew after a kill.
-        journal_path = out / OURS / JOURNAL_FILE if (out / OURS).is_dir() else None
-        journal = Journal(journal_path, bake_key(base, lowering, settings))
+        # What is exported on the way to something else has none, and is made anew after a kill.
+        journal = out / OURS / JOURNAL_FILE
         written = write_weights(
             checkpoint_files(contents, dtype, settings.rounding),
             out,
-            journal,
+            Journal(journal if journal.is_file() else None),
             algorithm=settings.hash_algorithm,
             link=settings.link,
             progress=progress,
@@ -113,7 +111,7 @@ class CheckpointExporter(NeedsNoModel):
             (out / name).write_text(text, encoding="utf-8")
         notes = tuple(note for file in written for note in _way_notes(file, link=settings.link))
         result = open_model_folder(out, fp8=True)
-        return Exported(skipped, notes, written, certify_written(base, result, lowering, written))
+        return Exported(skipped, notes, written, certify_written(contents, result, lowering, written))
 
     def certify_tensors(self, base: ModelFolder, lowering: Lowering, out: Path, progress: Progress) -> LevelCertificate:
         """Every tensor, config entry and file against formula and base."""

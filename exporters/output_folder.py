@@ -11,7 +11,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.streaming.journal import JOURNAL_FILE, check_same, files_to_keep, journal_lines
+from alignez_bake.streaming.journal import JOURNAL_FILE, begin_journal, check_same, files_to_keep, journal_lines
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -126,7 +126,8 @@ def staged_output(out: Path, made: Mapping[str, Any] | None = None) -> Iterator[
 
     Args:
         out: the result folder.
-        made: what is being made, of `bake_key`, where the run can go on with what is there.
+        made: what is being made, of `bake_key`, where a run can go on with what a killed one left; its journal is
+            begun with it.
 
     Raises:
         BadInputError: another run is writing to `out`, an unfinished result of another bake is in the way, the place
@@ -162,6 +163,9 @@ def _locked_folder(staging: Path, out: Path, made: Mapping[str, Any] | None) -> 
         else:
             _clear(staging)
         try:
+            if made is not None and not lines:
+                journal.parent.mkdir()
+                begin_journal(journal, made)
             yield staging
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):

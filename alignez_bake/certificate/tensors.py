@@ -96,7 +96,7 @@ def certify_tensors(
 
 
 def certify_written(
-    base: ModelFolder, result: ModelFolder, lowering: Lowering, written: Sequence[WrittenFile]
+    contents: CheckpointContents, result: ModelFolder, lowering: Lowering, written: Sequence[WrittenFile]
 ) -> TensorsCertificate:
     """The certificate of a result whose weights were made and measured just now, block by block.
 
@@ -104,15 +104,14 @@ def certify_written(
     read of the base. Headers, config and the files beside the weights are read back from the disk.
 
     Args:
-        base: the base model.
-        result: what was written, as it lies on disk.
+        contents: what was to be written.
+        result: what was, as it lies on disk.
         lowering: how the edits went in.
         written: what was seen of its weight files.
 
     Raises:
         BadInputError: a file that cannot be read.
     """
-    contents = checkpoint_contents(base, lowering)
     tensors = [tensor for file in written for tensor in file.tensors]
     deliveries = [tensor.sums.delivery(tensor.name) for tensor in tensors if tensor.sums is not None]
     found = {name: result.tensors.entry(name) for name in result.tensors.names()}

@@ -54,15 +54,15 @@ class Journal:
         checkpoints: the last safe place in each unfinished one.
     """
 
-    def __init__(self, path: Path | None, made: Mapping[str, Any]) -> None:
-        """Go on with a journal, or begin one.
+    def __init__(self, path: Path | None) -> None:
+        """Go on with a journal.
 
         Args:
-            path: of the file; None: nothing is kept, and nothing can be gone on with.
-            made: what is being made, as JSON values.
+            path: of the file, as `begin_journal` or a killed run left it; None: nothing is kept, and nothing can be
+                gone on with.
 
         Raises:
-            BadInputError: the journal is of something else, or is damaged.
+            BadInputError: the journal is damaged.
         """
         self.path = path
         self.done: dict[str, WrittenFile] = {}
@@ -70,20 +70,13 @@ class Journal:
         if path is None:
             return
         lines = journal_lines(path)
-        if lines:
-            check_same(path, lines[0], made)
         for noted in _noted(path, lines):
             if isinstance(noted, Checkpoint):
                 self.checkpoints[noted.file] = noted
             else:
                 self.done[noted.name] = noted
         # The rest of a cut line would run into the next one, so what was read is written anew.
-        with path.with_name(f"{path.name}.partial").open("wb") as file:
-            for line in lines or [dict(made)]:
-                file.write(_encoded(line))
-            file.flush()
-            os.fsync(file.fileno())
-        path.with_name(f"{path.name}.partial").replace(path)
+        _write(path, lines)
 
     def reached(self, checkpoint: Checkpoint) -> None:
         """Note a place; everything before it must be synced. May be called by any one thread at a time."""
@@ -101,6 +94,16 @@ class Journal:
             file.write(_encoded(line))
             file.flush()
             os.fsync(file.fileno())
+
+
+def begin_journal(path: Path, made: Mapping[str, Any]) -> None:
+    """Begin a journal.
+
+    Args:
+        path: of the file.
+        made: what is being made, as JSON values.
+    """
+    _write(path, [made])
 
 
 def journal_lines(path: Path) -> list[dict[str, Any]]:
@@ -208,6 +211,17 @@ def _are_texts(*values: object) -> bool:
 
 def _given(value: object) -> tuple[object, ...]:
     return () if value is None else (value,)
+
+
+def _write(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write a journal of these lines, whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("wb") as file:
+        for line in lines:
+            file.write(_encoded(line))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def _damaged(path: Path) -> BadInputError:
