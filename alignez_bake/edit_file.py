@@ -21,7 +21,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.immutable_arrays import immutable
 from alignez_bake.safetensors_io.file_access import check_unchanged, read_tensor
 from alignez_bake.safetensors_io.header import read_header
-from alignez_bake.safetensors_io.mapped import map_tensors
+from alignez_bake.safetensors_io.mapped import MappedFile, map_tensors
 from alignez_bake.safetensors_io.strict_json import parse_object, shown
 from alignez_bake.safetensors_io.writer import write_tensors
 from alignez_bake.site import Site
@@ -83,7 +83,8 @@ def read_edits(path: str | Path) -> EditPlan:
     """Read a plan, trusting nothing of the file.
 
     The arrays of a file of 1 MiB and more lie over the file itself and take no memory of the process's own: it may be
-    replaced or deleted while the plan is in use, but must not be written into or cut short.
+    replaced or deleted while the plan is in use, but must not be written into, which `EditPlan.check_files` notices, or
+    cut short, which ends the process at the next use of what is gone.
 
     Raises:
         BadInputError: no such file, a damaged or foreign file, an unknown version, key or value, tensors
@@ -108,7 +109,8 @@ def read_edits(path: str | Path) -> EditPlan:
             raise BadInputError(f"{path}: tensor {shown(name)} has shape {tensor.shape}: width and rank 0 are no edit")
         places[name] = (index, match[2])
     tensors: dict[int, dict[str, NDArray[np.floating[Any]]]] = {}
-    for name, array in _arrays(header):
+    is_mapped = header.data_bytes >= MAPPED_FROM_BYTES
+    for name, array in _arrays(header, mapped=is_mapped):
         index, part = places[name]
         tensors.setdefault(index, {})[part] = array
     edits = tuple(_edit(entry, tensors.get(index, {}), f"{path}: edit {index}") for index, entry in enumerate(entries))
@@ -122,14 +124,15 @@ def read_edits(path: str | Path) -> EditPlan:
             },
             base=_base(document.get("base")),
             provenance=document.get("provenance", {}),
+            mapped=(MappedFile(path, header.identity),) if is_mapped else (),
         )
     except BadInputError as error:
         raise BadInputError(f"{path}: {error}") from None
 
 
-def _arrays(header: Header) -> Iterator[tuple[str, NDArray[Any]]]:
+def _arrays(header: Header, *, mapped: bool) -> Iterator[tuple[str, NDArray[Any]]]:
     """Every tensor by name, immutable, so that its edit keeps it as it is."""
-    if header.data_bytes >= MAPPED_FROM_BYTES:
+    if mapped:
         yield from map_tensors(header).items()
     else:
         for name, tensor in header.entries.items():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alignez_bake.edit import Array, Edit
+    from alignez_bake.safetensors_io.mapped import MappedFile
     from alignez_bake.site import Reads, Site
 
 __all__ = ["BaseFingerprint", "EditPlan", "Group", "SiteValues", "apply_groups"]
@@ -52,12 +53,14 @@ class EditPlan:
         weights: dial w_o of each objective that has one; an objective without a dial has weight 1.
         base: the base that the edits were made for; None: any base with those sites and shapes.
         provenance: JSON values that say how the edits were made.
+        mapped: files that arrays of the edits lie over.
     """
 
     edits: tuple[Edit, ...]
     weights: Mapping[str, float] = field(default_factory=dict)
     base: BaseFingerprint | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    mapped: tuple[MappedFile, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that every dial is a finite number and turns an objective of this plan.
@@ -102,6 +105,15 @@ class EditPlan:
         """Every edit's strength multiplied by `factor`."""
         return replace(self, edits=tuple(edit.scaled(factor) for edit in self.edits))
 
+    def check_files(self) -> None:
+        """Refuse edits whose values may have changed since they were read; called before a result of them is shown.
+
+        Raises:
+            BadInputError: a file that arrays lie over was written into.
+        """
+        for file in self.mapped:
+            file.check_not_written_into()
+
     def mixed_with(self, other: EditPlan) -> EditPlan:
         """The edits of both plans, for the same base.
 
@@ -120,6 +132,7 @@ class EditPlan:
             weights={**self.weights, **other.weights},
             base=self.base or other.base,
             provenance={"mixed": [dict(self.provenance), dict(other.provenance)]},
+            mapped=self.mapped + other.mapped,
         )
 
 

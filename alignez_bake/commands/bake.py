@@ -157,7 +157,7 @@ def bake(
     exporter = exporter_named(artefact)
     check_output(out, folder)
     with opened_base(folder, out, fp8=exporter.reads_fp8, allow_pickle=allow_pickle, progress=progress) as base:
-        plan = plan_of(edits, weights)
+        asked = plan = plan_of(edits, weights)
         check_base(plan, base, allow_other_base=allow_other_base)
         verify = checked_level(exporter, verify, base)
         runs_on = device if verify == "forward" else None
@@ -256,6 +256,7 @@ def bake(
                 levels,
                 _verdict(levels, refit),
                 card,
+                plan=asked,
                 base=base.path,
                 known=manifest_of_weights(exported.written, algorithm=settings.hash_algorithm),
                 algorithm=settings.hash_algorithm,

@@ -160,6 +160,7 @@ def bake_onnx(
             levels,
             worst([level.verdict for level in levels]),
             card,
+            plan=plan,
             base=folder,
             ways=cast("dict[str, Way]", dict(written.data_files)),
             progress=progress,

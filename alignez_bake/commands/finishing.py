@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignez_bake.certificate.verdict import LevelCertificate, Verdict
+    from alignez_bake.edit_plan import EditPlan
     from alignez_bake.integrity.hashing import Algorithm
     from alignez_bake.integrity.manifest import Manifest
     from alignez_bake.progress import Progress
@@ -31,6 +32,7 @@ def finish(
     verdict: Verdict | None,
     card: str,
     *,
+    plan: EditPlan,
     base: Path,
     known: Manifest | None = None,
     ways: Mapping[str, Way] | None = None,
@@ -46,6 +48,7 @@ def finish(
         levels: what was checked.
         verdict: of all of it.
         card: text of the model card.
+        plan: the edits that were asked for.
         base: folder of what it was made from.
         known: entries of the manifest that were made while files were written.
         ways: how files came that share the base's blocks, by name.
@@ -55,9 +58,13 @@ def finish(
 
     Returns:
         `out` if everything passed, else `OUT.failed`.
+
+    Raises:
+        BadInputError: the file of the edits was written into since it was read.
     """
     write_certificate(staging, levels, verdict, refit=refit)
     (staging / "README.md").write_text(card, encoding="utf-8")
     # Last, since it is of all other files.
     write_manifest(staging, manifest_of(staging, base, known=known, ways=ways, algorithm=algorithm, progress=progress))
+    plan.check_files()
     return publish(staging, out, failed=verdict != "passed")

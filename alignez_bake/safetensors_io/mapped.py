@@ -9,18 +9,51 @@ docs/decisions/streaming_memory.md says where that risk is taken, and why.
 from __future__ import annotations
 
 import mmap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.dtypes import numpy_dtype_of
 from alignez_bake.safetensors_io.file_access import open_data
+from alignez_bake.safetensors_io.header import file_identity
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from alignez_bake.safetensors_io.header import Header
+
+
+class MappedFile(NamedTuple):
+    """A file that arrays lie over, as it was when it was mapped.
+
+    Attributes:
+        path: where it lay.
+        identity: of `file_identity`.
+    """
+
+    path: Path
+    identity: tuple[int, int, int, int]
+
+    def check_not_written_into(self) -> None:
+        """Refuse a file whose size or time of change is another: its arrays may have shown some of the new bytes.
+
+        Where another file lies now, or none, nothing is wrong: the arrays keep the old one.
+
+        Raises:
+            BadInputError: it was written into.
+        """
+        try:
+            now = file_identity(self.path.stat())
+        except FileNotFoundError:
+            return
+        if now[:2] == self.identity[:2] and now != self.identity:
+            raise BadInputError(
+                f"{self.path} was written into while it was in use: run again when it is at rest, and give a new "
+                "version its place by renaming it"
+            )
 
 
 def map_tensors(header: Header) -> dict[str, NDArray[Any]]:

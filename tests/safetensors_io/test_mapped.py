@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 
 import ml_dtypes
@@ -13,7 +14,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.immutable_arrays import is_immutable
 from alignez_bake.safetensors_io.file_access import check_unchanged
 from alignez_bake.safetensors_io.header import read_header
-from alignez_bake.safetensors_io.mapped import map_tensors
+from alignez_bake.safetensors_io.mapped import MappedFile, map_tensors
 from alignez_bake.safetensors_io.writer import write_tensors
 
 TENSORS = {
@@ -74,3 +75,28 @@ def test_values_below_one_byte_have_no_array(tmp_path):
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0\0")
     with pytest.raises(ValueError, match="below one byte"):
         map_tensors(read_header(path))
+
+
+REWRITES = {
+    "other bytes": lambda path: path.write_bytes(path.read_bytes()[:-1] + b"\xff"),
+    "more bytes": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "fewer bytes": lambda path: os.truncate(path, path.stat().st_size - 1),
+}
+
+
+@pytest.mark.parametrize("how", REWRITES)
+def test_a_file_that_is_written_into_is_noticed(how, header):
+    file = MappedFile(header.path, header.identity)
+    file.check_not_written_into()
+    REWRITES[how](header.path)
+    with pytest.raises(BadInputError, match=r"some\.safetensors was written into while it was in use"):
+        file.check_not_written_into()
+
+
+def test_a_file_that_is_replaced_or_deleted_does_no_harm(header):
+    file, found = MappedFile(header.path, header.identity), map_tensors(header)
+    write_tensors(header.path, {"a": np.zeros(3, np.float32)})
+    file.check_not_written_into()
+    header.path.unlink()
+    file.check_not_written_into()
+    np.testing.assert_array_equal(found["a"], TENSORS["a"])

@@ -10,7 +10,10 @@ import signal
 
 import numpy as np
 import pytest
+from alignez_bake.exporters.checkpoint import CheckpointExporter
 
+from alignez_bake import edit_file
+from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.model_folder import open_model_folder
 from tests.baking import command, contents, replace_in_file
 from tests.streaming.conftest import names, rewritten, touched
@@ -102,6 +105,41 @@ def test_weights_that_are_not_finite(tensor, at, value, place, refused, monkeypa
     replace_in_file(place.base / file, lambda name, _: values if name == tensor else None)
     refused(place, *place.bake("--allow-other-base"), says=f"tensor '{tensor}' in {place.base / file} holds NaN")
     refused(place, *place.bake("--allow-other-base", "--dtype", "float32"), says=f"tensor '{tensor}'")
+
+
+# The edit file -----------------------------------------------------------------------------------------------------
+
+
+CHANGES = {
+    "written into": lambda old, new: old.write_bytes(new.read_bytes()),
+    "replaced": lambda old, new: new.replace(old),
+    "deleted": lambda old, _new: old.unlink(),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_edits_that_change_while_they_are_baked(how, place, whole, capsys, monkeypatch):
+    """Their arrays lie over the file: what is written into it shows, and what takes its place does not."""
+    small_blocks(monkeypatch)
+    monkeypatch.setattr(edit_file, "MAPPED_FROM_BYTES", 0)
+    old, new = place.folder / "edits.safetensors", place.folder / "new.safetensors"
+    write_edits(read_edits(old).scaled(2), new)
+    assert old.stat().st_size == new.stat().st_size  # else what is missing would end this process
+    export = CheckpointExporter.export
+
+    def exported(*arguments):
+        CHANGES[how](old, new)
+        return export(*arguments)
+
+    monkeypatch.setattr(CheckpointExporter, "export", exported)
+    status = command(*place.bake())
+    if how == "written into":
+        assert status == 2
+        assert "edits.safetensors was written into" in capsys.readouterr().err
+        assert names(place.out.parent) == []
+    else:
+        assert status == 0
+        assert contents(place.out) == whole
 
 
 # Signals -----------------------------------------------------------------------------------------------------------
