@@ -1,7 +1,7 @@
 """alignez-bake: a pretrained language model aligns itself, and the result is an ordinary model.
 
 The record of an edit, and one function for each command, of the same name (`align` is the command without a name, and
-`bake_onnx` is `bake --base-onnx`).
+`bake_onnx` is `bake --base-onnx`, and `evaluate` is `eval`, which is a builtin).
 Names are resolved when they are first used, so importing this package imports neither torch nor transformers.
 """
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from alignez_bake.commands.bake import bake as bake
     from alignez_bake.commands.bake_onnx import bake_onnx as bake_onnx
     from alignez_bake.commands.compare import compare as compare
+    from alignez_bake.commands.evaluate import evaluate as evaluate
     from alignez_bake.commands.explain import explain as explain
     from alignez_bake.commands.fit import fit as fit
     from alignez_bake.commands.inspect import inspect as inspect
@@ -34,7 +35,7 @@ _PLACES = {
     **{
         name: f"commands.{name}"
         for name in [
-            *("align", "bake", "bake_onnx", "compare", "explain", "fit"),
+            *("align", "bake", "bake_onnx", "compare", "evaluate", "explain", "fit"),
             *("inspect", "pairs", "push", "restore", "verify"),
         ]
     },
@@ -52,6 +53,7 @@ __all__ = [
     "bake",
     "bake_onnx",
     "compare",
+    "evaluate",
     "explain",
     "fit",
     "inspect",

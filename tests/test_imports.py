@@ -55,7 +55,7 @@ def shell(*arguments: str) -> str:
         shell("--help"),
         *(
             shell(name, "--help")
-            for name in ("pairs", "fit", "bake", "explain", "verify", "compare", "inspect", "push", "restore")
+            for name in ("pairs", "fit", "bake", "explain", "verify", "compare", "inspect", "push", "restore", "eval")
         ),
         shell("bake", "--model", "base", "--edits", "edits.safetensors", "--out", "none", "--dry-run"),
         shell("bake", "--model", "base", "--edits", "edits.safetensors", "--out", "new"),
@@ -66,7 +66,7 @@ def shell(*arguments: str) -> str:
         shell("restore", "undone", "--base", "base", "--yes"),
     ],
     ids=["package", "version", "help", "pairs", "fit", "bake", "explain", "verify", "compare", "inspect",
-         "push", "restore", "a dry run", "a bake", "an explain", "an inspect", "a verify", "a verify of the manifest",
+         "push", "restore", "eval", "a dry run", "a bake", "an explain", "an inspect", "a verify", "a verify of the manifest",
          "a restore"],
 )  # fmt: skip
 def test_no_library_is_imported_that_runs_models(code, made):

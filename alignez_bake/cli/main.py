@@ -12,6 +12,8 @@ from alignez_bake.cli.bake import EXAMPLES as BAKE_EXAMPLES
 from alignez_bake.cli.bake import bake_command
 from alignez_bake.cli.compare import EXAMPLES as COMPARE_EXAMPLES
 from alignez_bake.cli.compare import compare_command
+from alignez_bake.cli.eval import EXAMPLES as EVAL_EXAMPLES
+from alignez_bake.cli.eval import eval_command
 from alignez_bake.cli.explain import EXAMPLES as EXPLAIN_EXAMPLES
 from alignez_bake.cli.explain import explain_command
 from alignez_bake.cli.fit import EXAMPLES as FIT_EXAMPLES
@@ -48,6 +50,7 @@ def build_app() -> typer.Typer:
         ("inspect", inspect_command, INSPECT_EXAMPLES),
         ("push", push_command, PUSH_EXAMPLES),
         ("restore", restore_command, RESTORE_EXAMPLES),
+        ("eval", eval_command, EVAL_EXAMPLES),
     ):
         app.command(name, epilog=examples)(command)
     return app

@@ -29,7 +29,6 @@ LATER_OPTIONS: Final = (
     "--kl-budget",
     "--neutral",
 )
-LATER_COMMANDS: Final = ("eval",)
 
 
 class JsonResult(Protocol):
@@ -115,7 +114,7 @@ def _status(app: typer.Typer, arguments: Sequence[str], interrupts: list[int]) -
     except AlignezBakeError as error:
         return _fail(str(error), error.exit_status)
     except typer.TyperException as error:
-        return _fail(_usage_message(error, arguments), BadInputError.exit_status)
+        return _fail(_usage_message(error), BadInputError.exit_status)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the outermost frame: whatever comes here is our own fault
@@ -128,14 +127,11 @@ def _status(app: typer.Typer, arguments: Sequence[str], interrupts: list[int]) -
     return status if isinstance(status, int) else 0
 
 
-def _usage_message(error: typer.TyperException, arguments: Sequence[str]) -> str:
+def _usage_message(error: typer.TyperException) -> str:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
     later = [option for option in LATER_OPTIONS if message == f"No such option: {option}" or f"{option} " in message]
     if "No such option" in message and later:
         return f"{later[0]} is not available yet"
-    command = next((word for word in arguments if not word.startswith("-")), "")
-    if command in LATER_COMMANDS and "No such command" in message:
-        return f"command {command!r} is not available yet"
     return f"{message} (see alignez-bake --help)"
 
 

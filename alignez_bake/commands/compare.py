@@ -6,21 +6,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.commands.answers import answers, recorded_template
-from alignez_bake.commands.opened import is_patched, open_result
-from alignez_bake.errors import BadInputError
-from alignez_bake.exporters.output_folder import OURS
-from alignez_bake.hub.download import base_folder
-from alignez_bake.language_model.answering import TorchAnswering
-from alignez_bake.language_model.loading import load_language_model
-from alignez_bake.model_folder import open_model_folder
+from alignez_bake.commands.aligned_model import open_aligned
+from alignez_bake.commands.answers import answers
 from alignez_bake.prompts.queries import shipped_queries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alignez_bake.language_model.answering import Answering
-    from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
 _DEFAULT_PROMPTS = 4
@@ -78,30 +71,9 @@ def compare(
     Raises:
         BadInputError: a folder that does not load, or a prompt that is too long.
     """
-    aligned = Path(aligned)
-    opened = open_result(aligned, model) if (aligned / OURS).is_dir() and not is_patched(aligned) else None
-    if opened is None and model is None:
-        raise BadInputError(f"{aligned} does not say what its base is: name it with --model BASE")
-    base = open_model_folder(base_folder(str(model))) if opened is None else opened.base
-    template = prompt_template
-    if template is None and opened is not None:
-        template = recorded_template(opened.lowering.plan)
+    aligned_model = open_aligned(Path(aligned), model)
+    template = aligned_model.template if prompt_template is None else prompt_template
     queries = list(prompts) or [query["query"] for query in shipped_queries("helpful")[:_DEFAULT_PROMPTS]]
-
-    def loaded(folder: ModelFolder) -> Answering:
-        return TorchAnswering(load_language_model(folder, device=device, trust_remote_code=trust_remote_code))
-
-    def aligned_model() -> Answering:
-        if opened is None and list(aligned.glob("*.onnx")):
-            # Needs ONNX Runtime, which other folders do without.
-            from alignez_bake.exporters.onnx_result import answering_graph  # noqa: PLC0415
-
-            return answering_graph(aligned, base, device=device, trust_remote_code=trust_remote_code)
-        if opened is None:
-            return loaded(open_model_folder(aligned))
-        return opened.exporter.reload(
-            base, aligned, opened.lowering, device=device, trust_remote_code=trust_remote_code
-        ).answering()
 
     def answered(answering: Answering) -> list[str]:
         return answers(
@@ -115,6 +87,6 @@ def compare(
             progress=progress,
         )
 
-    before = answered(loaded(base))
-    after = answered(aligned_model())
+    before = answered(aligned_model.load_base(device=device, trust_remote_code=trust_remote_code))
+    after = answered(aligned_model.load(device=device, trust_remote_code=trust_remote_code))
     return CompareResult(tuple(map(ComparedAnswer, queries, before, after)))

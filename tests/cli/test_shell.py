@@ -54,7 +54,7 @@ def test_version(cli):
         (("--model", "base", "--out", "out", "--seed", "x"), "Invalid value for '--seed'"),
         (("--model",), "requires an argument"),
         # What a later version brings is refused by its name.
-        (("eval", "--model", "base"), "command 'eval' is not available yet"),
+        (("eval", "--model", "base"), "Missing option '--aligned'"),
         (("--model", "base", "--out", "out", "--kl-budget", "0.1"), "--kl-budget is not available yet"),
         (("explain", "--model", "base", "--feasibility"), "--feasibility is not available yet"),
         # Options of the whole way would be dropped in silence before a command.
@@ -82,9 +82,9 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, cli, tmp_path, m
         (("--as", "onnx", "--int4", "--int8"), "--int4 and --int8 are two widths of the same weights"),
         (("--push", "mine"), "'mine' is no name of a repository"),
         (("--as", "zip"), "--as 'zip' is unknown"),
-        (("--method", "ccs"), "method 'ccs' is not available yet"),
         (("--method", "auto"), "method 'auto' is not available yet"),
         (("--method", "svd"), "method 'svd' is unknown"),
+        (("--method", "ccs", "--top-layers", "most"), "top layers 'most' is neither a number of layers nor auto"),
         (("--strength", "auto"), "--strength auto is not available yet"),
         (("--strength", "much"), "--strength 'much' is no number"),
         (("--strength", "nan"), "must be finite"),

@@ -30,6 +30,7 @@ def test_importing_a_subpackage_hides_no_function():
         "bake",
         "bake_onnx",
         "compare",
+        "evaluate",
         "explain",
         "fit",
         "inspect",
