@@ -12,13 +12,13 @@ from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.home import constant_has_home
 from alignez_bake.lowering.slot import find_slot
-from alignez_bake.methods.layers import parse_layers
+from alignez_bake.methods.layers import parse_layers, parse_top_layers
 from alignez_bake.methods.protocol import MethodSettings
 from alignez_bake.methods.registry import check_offered, method_named
 
 if TYPE_CHECKING:
     from alignez_bake.edit import Positions
-    from alignez_bake.methods.protocol import Method
+    from alignez_bake.methods.protocol import Method, TopLayers
     from alignez_bake.model_folder import ModelFolder
 
 
@@ -34,7 +34,8 @@ class FitSettings:
         seed: for methods that draw.
         positions: which rows of each forward call the edits change: `all`, or the `last` alone, as AlignEZ does.
         gated: the method's own non-linear operators instead of their linear form.
-        top_layers: how many of the layers to edit, those with the largest score; all unless given.
+        top_layers: how many of the layers to edit, those that score best; `auto`: as many as the method's own rule
+            takes; all unless given.
     """
 
     method: Method
@@ -44,7 +45,7 @@ class FitSettings:
     seed: int
     positions: Positions = "all"
     gated: bool = False
-    top_layers: int | None = None
+    top_layers: TopLayers | None = None
 
     def for_objective(self, name: str | None) -> MethodSettings:
         """What the method is told; positions are none of its business."""
@@ -84,7 +85,7 @@ def check_fit(
     seed: int,
     positions: str = "all",
     gated: bool = False,
-    top_layers: int | None = None,
+    top_layers: int | str | None = None,
 ) -> FitSettings:
     """Settings of a fit, refused before the long work where they cannot lead to edits.
 
@@ -97,20 +98,22 @@ def check_fit(
         seed: for methods that draw.
         positions: `all` or `last`.
         gated: whether to use the method's gates.
-        top_layers: how many of the layers to edit, or None for all.
+        top_layers: how many of the layers to edit, or `auto`, or None for all.
 
     Raises:
         BadInputError: unknown method or positions, layers out of range, a rank that a site does not have, more top
-            layers than layers, settings that the method has no use for, or a site that the architecture lacks.
+            layers than layers or neither a number of them nor `auto`, settings that the method has no use for, or a
+            site that the architecture lacks.
     """
     chosen = method_named(method)
     selected = tuple(range(base.num_layers)) if layers is None else parse_layers(layers, base.num_layers)
+    top = parse_top_layers(top_layers)
     settings = FitSettings(
-        chosen, selected, strength, rank, seed, checked_positions(positions), gated=gated, top_layers=top_layers
+        chosen, selected, strength, rank, seed, checked_positions(positions), gated=gated, top_layers=top
     )
     check_offered(chosen, settings.for_objective(None))
-    if top_layers is not None and top_layers > len(selected):
-        raise BadInputError(f"top layers {top_layers} is not possible: only {len(selected)} layers may be edited")
+    if isinstance(top, int) and top > len(selected):
+        raise BadInputError(f"top layers {top} is not possible: only {len(selected)} layers may be edited")
     for site in chosen.sites(base.architecture, selected):
         slot = find_slot(base, site)
         widest = min(slot.d_out, slot.d_in)

@@ -39,6 +39,7 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
     "ridge_unweighted": Subject(Ridge(name="ridge_unweighted", weight=None), (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)),
     "alignez_v1": Subject(METHODS["alignez_v1"], (0.0, 0.5, 1.0, 2.0, 4.0)),
     "alignez_v2": Subject(METHODS["alignez_v2"], (-1.0, 0.25, 0.5, 1.0, 2.0)),
+    "ccs": Subject(METHODS["ccs"], (0.0, 0.5, 1.0, 2.0, 4.0)),
     "mean_difference": Subject(METHODS["mean_difference"], (-1.0, 0.5, 1.0, 1.5, 2.0)),
     "shift": Subject(METHODS["shift"], (0.25, 0.5, 1.0, 2.0, 4.0)),
 }

@@ -48,6 +48,11 @@ def test_settings_reach_the_method_and_the_record(base: ModelFolder) -> None:
     }
 
 
+def test_a_number_of_layers_may_come_as_text(base: ModelFolder) -> None:
+    assert checked(base, top_layers="2").top_layers == 2
+    assert checked(base, "ccs", top_layers="auto").for_objective(None).top_layers == "auto"
+
+
 def test_what_was_not_asked_for_is_not_in_the_record(base: ModelFolder) -> None:
     assert checked(base, "ridge").as_json() == {"strength": 2.0, "rank": None, "layers": [0, 1]}
 
@@ -66,6 +71,8 @@ def test_what_was_not_asked_for_is_not_in_the_record(base: ModelFolder) -> None:
         ("alignez_v2", {"top_layers": 0}, "top layers 0 is not possible"),
         ("alignez_v2", {"top_layers": 3}, "top layers 3 is not possible: only 2 layers may be edited"),
         ("alignez_v2", {"top_layers": 2, "layers": "1"}, "top layers 2 is not possible: only 1 layers may be edited"),
+        ("ccs", {"top_layers": "-1"}, "top layers '-1' is neither a number of layers nor auto"),
+        ("ridge", {"top_layers": "auto"}, "'ridge' does not score layers, so --top-layers means nothing"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(base: ModelFolder, method: str, asked: dict, says: str) -> None:
@@ -99,7 +106,7 @@ def test_what_needs_a_module_is_refused_without_code_and_passes_with_it(
     check_ways(settings, base, code=True)
 
 
-@pytest.mark.parametrize("method", ["ridge", "alignez_v1", "alignez_v2", "mean_difference"])
+@pytest.mark.parametrize("method", ["ridge", "alignez_v1", "alignez_v2", "ccs", "mean_difference"])
 def test_what_folds_passes(base: ModelFolder, method: str) -> None:
     check_ways(checked(base, method), base, code=False)
 

@@ -59,7 +59,8 @@ Method = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="ridge, alignez_v1 (give it late --layers), alignez_v2, mean_difference or shift.",
+        help="ridge, alignez_v1 (give it late --layers, or --top-layers), ccs (likewise), alignez_v2, mean_difference "
+        "or shift.",
     ),
 ]
 Strength = Annotated[
@@ -90,11 +91,12 @@ Gated = Annotated[
     ),
 ]
 TopLayers = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--top-layers",
-        metavar="N",
-        help="Of the --layers edit the N with the largest alignment score (alignez_v2); all if left out.",
+        metavar="N|auto",
+        help="Of the --layers edit the N with the smallest loss of a CCS probe (alignez_v1, ccs) or the largest "
+        "alignment score (alignez_v2); auto: as many as stand apart from the rest; all if left out.",
     ),
 ]
 As = Annotated[

@@ -122,7 +122,7 @@ def align(
     rank: int | None = None,
     positions: str = "all",
     gated: bool = False,
-    top_layers: int | None = None,
+    top_layers: int | str | None = None,
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
     opset: int | None = None,
@@ -157,7 +157,7 @@ def align(
         rank: of each edit.
         positions: which rows of each forward call to edit: `all`, or the `last` one, as AlignEZ does.
         gated: the method's own gates instead of its linear form.
-        top_layers: how many of the layers to edit, those with the largest score.
+        top_layers: how many of the layers to edit, those that score best, or `auto`.
         artefact: name of the exporter.
         dtype: of all float tensors of the result; the stored dtypes unless given.
         opset: of a graph's operators; the exporter's own choice unless given.

@@ -61,7 +61,7 @@ def fit(
     rank: int | None = None,
     positions: str = "all",
     gated: bool = False,
-    top_layers: int | None = None,
+    top_layers: int | str | None = None,
     objective: str | None = None,
     objectives_file: str | Path | None = None,
     prompt_template: str | None = None,
@@ -85,7 +85,8 @@ def fit(
         rank: of each edit.
         positions: which rows of each forward call the edits change: `all`, or `last`, AlignEZ's own rule.
         gated: the method's own non-linear operators instead of their linear form (alignez_v2).
-        top_layers: edit only this many of the layers, those with the largest alignment score (alignez_v2).
+        top_layers: edit only this many of the layers, those with the smallest CCS loss (alignez_v1, ccs) or the
+            largest alignment score (alignez_v2); `auto`: as many as the method's own rule takes.
         objective: `name[=weight],...` to fit; all that the pairs have unless given. Pairs of the user's own that
             name none count as the first of these, or as `helpful`.
         objectives_file: objectives of the user's own.

@@ -8,7 +8,8 @@ persona, for the good and for the bad answers:
     3. V = the strongest right singular vectors of D, as many as hold 90 % of ‖D‖² (or the rank that is given), each
        turned so that mean(D)·v > 0 (the released code leaves the sign to chance);
     4. gated form alone: of V only the directions along which the pairs agree in sign (`sign_filter`);
-    5. of the layers, those with the largest alignment score (`alignment_score`), all unless a number is given.
+    5. of the layers, those with the largest alignment score (`alignment_score`): all, or as many as are asked for, or
+       with `auto` those above the largest drop (`layer_choice`).
 
 What the paper chooses anew for each query (neighbours among the queries, signs, layers) is frozen here: all pairs
 are pooled, and steps 4 and 5 decide once.
@@ -42,9 +43,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.methods.alignment_score import alignment_score, top_sites
+from alignez_bake.methods.alignment_score import alignment_score
 from alignez_bake.methods.answer_rows import answer_rows, mlp_write_sites
 from alignez_bake.methods.directions import Directions, directions_with_energy, top_directions
+from alignez_bake.methods.layer_choice import largest_scores
 from alignez_bake.methods.operators import boost, bounded_boost, one_sided_removal
 from alignez_bake.methods.protocol import FitResult, MethodSettings, SiteReport
 from alignez_bake.methods.sign_filter import FEWEST_TESTED, sign_agreement
@@ -140,15 +142,15 @@ class AlignezV2:
                 f"method {self.name!r} found no layer with directions to edit: {first}: {layer.skipped}; "
                 "use more pairs or another method"
             )
-        chosen = top_sites(usable, settings.top_layers)
+        choice = largest_scores(usable, settings.top_layers)
         edits: list[Edit] = []
         reports = []
         for site, layer in found.items():
             skipped = layer.skipped
-            if layer.basis is not None and site in chosen:
+            if layer.basis is not None and site in choice.sites:
                 edits.extend(self._edits(site, layer.basis, settings))
             elif layer.basis is not None:
-                skipped = f"its score is not among the {settings.top_layers} largest"
+                skipped = choice.left_out
             reports.append(SiteReport(site, layer.figures, skipped or None))
         return FitResult(tuple(edits), tuple(reports), (FROZEN_GATED if settings.gated else FROZEN,))
 

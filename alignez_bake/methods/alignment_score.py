@@ -1,4 +1,4 @@
-"""How well a layer's directions tell good from bad, as one figure that compares layers; and the top layers by it.
+"""How well a layer's directions tell good from bad, as one figure that compares layers.
 
 AlignEZ (arXiv 2406.03642) edits the layers with the largest alignment score, chosen for each query. Here the score is
 one for all queries. With D_i = good_i - bad_i [d] of the m pairs and V [d, k] the directions that are kept:
@@ -20,11 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
-
-    from alignez_bake.site import Site
 
 
 def alignment_score(differences: NDArray[np.float64], basis: NDArray[np.float64]) -> float:
@@ -37,14 +33,3 @@ def alignment_score(differences: NDArray[np.float64], basis: NDArray[np.float64]
     projected = differences @ basis
     between = np.square(projected.sum(axis=0)).sum() - np.square(projected).sum()
     return float(between / ((len(differences) - 1) * np.square(differences).sum()))
-
-
-def top_sites(scores: Mapping[Site, float], count: int | None) -> set[Site]:
-    """The sites with the largest scores; of equal ones the earlier in `scores`.
-
-    Args:
-        scores: by site.
-        count: how many; None, or more than there are: all.
-    """
-    ranked = sorted(scores, key=lambda site: -scores[site])
-    return set(ranked if count is None else ranked[:count])

@@ -1,12 +1,17 @@
-"""The layers a user names: `4-20`, `3`, or `0,2-5`."""
+"""The layers a user names: `4-20`, `3`, or `0,2-5`; and how many of them to edit: `3` or `auto`."""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from alignez_bake.errors import BadInputError
 
+if TYPE_CHECKING:
+    from alignez_bake.methods.protocol import TopLayers
+
 _PART = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
+_COUNT = re.compile(r"[0-9]{1,9}")
 
 
 def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
@@ -33,3 +38,18 @@ def parse_layers(text: str, num_layers: int) -> tuple[int, ...]:
             raise BadInputError(f"layers {text!r}: the model has no layer {last}; {legal}")
         layers.update(range(first, last + 1))
     return tuple(sorted(layers))
+
+
+def parse_top_layers(asked: int | str | None) -> TopLayers | None:
+    """How many layers to edit, from a number, its digits, or `auto`.
+
+    Raises:
+        BadInputError: anything else.
+    """
+    if asked is None or isinstance(asked, int):
+        return asked
+    if asked == "auto":
+        return "auto"
+    if _COUNT.fullmatch(asked) is None:
+        raise BadInputError(f"top layers {asked!r} is neither a number of layers nor auto")
+    return int(asked)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from alignez_bake.errors import BadInputError
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from alignez_bake.site import Site
 
     JsonValue = str | int | float | list[int] | list[float]
+
+TopLayers = int | Literal["auto"]
+"""How many layers to edit; `auto`: as many as the method's own rule takes."""
 
 
 class CaptureFunction(Protocol):
@@ -37,8 +40,8 @@ class MethodSettings:
         seed: for methods that draw random numbers; the fits of a method that draws none do not depend on it.
         objective: name that the edits carry.
         gated: the method's own non-linear operators instead of their linear form; for methods that have gates.
-        top_layers: edit only this many of the layers, those with the largest score; None: all. For methods that
-            score layers.
+        top_layers: edit only this many of the layers, those that score best, or as many as the method's own rule
+            takes; None: all. For methods that score layers.
     """
 
     strength: float | None = None
@@ -46,7 +49,7 @@ class MethodSettings:
     seed: int = 0
     objective: str | None = None
     gated: bool = False
-    top_layers: int | None = None
+    top_layers: TopLayers | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no method can use; what depends on the model's width is checked by the fit.
@@ -56,7 +59,7 @@ class MethodSettings:
         """
         if self.rank is not None and self.rank < 1:
             raise BadInputError(f"rank {self.rank} is not possible: an edit needs a rank of at least 1")
-        if self.top_layers is not None and self.top_layers < 1:
+        if isinstance(self.top_layers, int) and self.top_layers < 1:
             raise BadInputError(f"top layers {self.top_layers} is not possible: at least 1 layer must be edited")
 
 

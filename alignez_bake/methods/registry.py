@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from alignez_bake.errors import BadInputError
 from alignez_bake.methods.alignez_v1 import ALIGNEZ_V1
 from alignez_bake.methods.alignez_v2 import ALIGNEZ_V2
+from alignez_bake.methods.ccs import CCS
 from alignez_bake.methods.mean_difference import MEAN_DIFFERENCE
 from alignez_bake.methods.ridge import RIDGE
 from alignez_bake.methods.shift import SHIFT
@@ -20,11 +21,12 @@ METHODS: Final[Mapping[str, Method]] = {
     "ridge": RIDGE,
     "alignez_v1": ALIGNEZ_V1,
     "alignez_v2": ALIGNEZ_V2,
+    "ccs": CCS,
     "mean_difference": MEAN_DIFFERENCE,
     "shift": SHIFT,
 }
 DEFAULT_METHOD: Final = "ridge"
-NOT_YET_AVAILABLE: Final = ("ccs", "auto")
+NOT_YET_AVAILABLE: Final = ("auto",)
 
 
 def method_named(name: str) -> Method:

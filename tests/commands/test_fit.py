@@ -61,7 +61,7 @@ def test_gated_edits_of_the_last_position_are_saved(base, pairs, tmp_path):
     assert all(0 < site["score"] <= 1 for site in plan.provenance["sites"]["helpful"])
 
 
-@pytest.mark.parametrize("method", ["ridge", "alignez_v1", "mean_difference", "shift"])
+@pytest.mark.parametrize("method", ["ridge", "alignez_v1", "ccs", "mean_difference", "shift"])
 def test_every_method_writes_edits_of_the_last_position(method, base, pairs, tmp_path):
     out = tmp_path / "edits.safetensors"
     fit(base, pairs, out, method=method, prompt_template="{query}", positions="last")
@@ -73,7 +73,23 @@ def test_every_method_writes_edits_of_the_last_position(method, base, pairs, tmp
     assert "positions" not in read_edits(every).provenance["settings"]
 
 
-@pytest.mark.parametrize("asked", [{"positions": "middle"}, {"gated": True}, {"top_layers": 1}])
+@pytest.mark.parametrize("method", ["alignez_v1", "alignez_v2", "ccs"])
+def test_a_method_chooses_its_layers_by_its_own_rule(method, base, pairs, tmp_path):
+    out = tmp_path / "edits.safetensors"
+    fit(base, pairs, out, method=method, prompt_template="{query}", top_layers="auto")
+    plan = read_edits(out)
+    assert plan.provenance["settings"]["top_layers"] == "auto"
+    # Of two layers the rule always leaves one.
+    assert len({edit.site for edit in plan.edits}) == 1
+    skipped = [site["skipped"] for site in plan.provenance["sites"]["helpful"] if "skipped" in site]
+    assert len(skipped) == 1
+    assert "largest" in skipped[0]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"positions": "middle"}, {"gated": True}, {"top_layers": 1}, {"method": "ccs", "top_layers": "many"}],
+)
 def test_bad_settings_are_refused_before_a_model_is_loaded(asked, base, pairs, tmp_path, monkeypatch):
     def load(*_args, **_settings):
         raise AssertionError("a model was loaded before the settings were checked")

@@ -148,6 +148,14 @@ def test_top_layers_are_the_planted_ones() -> None:
     assert [edit.site.layer for edit in linear.edits] == [1]
 
 
+def test_auto_takes_the_layers_above_the_largest_drop_of_the_score() -> None:
+    planted = Planted(noise=(0.9, 0.05, 0.8, 0.1))
+    result = planted.fit(top_layers="auto")
+    assert {edit.site.layer for edit in result.edits} == {1, 3}
+    skipped = [report.skipped for report in result.sites]
+    assert skipped == ["its score lies below the largest drop", None, "its score lies below the largest drop", None]
+
+
 def test_a_layer_without_a_direction_leaves_its_place_to_the_next() -> None:
     planted = Planted(noise=(0.5, 0.05, 0.8, 0.25))
     good, bad = planted.capture.rows[SITES[1]]
@@ -186,7 +194,7 @@ def test_settings_without_a_use_are_refused_by_the_names_that_have_one() -> None
         BadInputError, match=r"'ridge' has no gates, so --gated means nothing for it: use .* alignez_v2"
     ):
         check_offered(RIDGE, MethodSettings(gated=True))
-    with pytest.raises(BadInputError, match=r"'ridge' does not score layers, .* use it with alignez_v2"):
+    with pytest.raises(BadInputError, match=r"'ridge' does not score layers, .* with alignez_v1, alignez_v2, ccs, or"):
         check_offered(RIDGE, MethodSettings(top_layers=1))
     with pytest.raises(BadInputError, match="top layers 0 is not possible"):
         MethodSettings(top_layers=0)

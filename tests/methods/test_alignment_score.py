@@ -1,12 +1,11 @@
-"""The alignment score against its double sum, its two ends, and the choice of top layers."""
+"""The alignment score against its double sum, and its two ends."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from alignez_bake.methods.alignment_score import alignment_score, top_sites
-from alignez_bake.site import Site
+from alignez_bake.methods.alignment_score import alignment_score
 from tests.methods.planted import orthonormal
 
 WIDTH = 10
@@ -39,12 +38,3 @@ def test_labels_that_mean_nothing_score_zero_on_average_however_few_pairs_there_
         plain.append(np.square(differences.mean(axis=0) @ basis).sum() * pairs / np.square(differences).sum())
     assert abs(np.mean(scores)) <= 4 * np.std(scores) / np.sqrt(len(scores))
     assert np.mean(plain) > 4 * np.std(plain) / np.sqrt(len(plain))  # what the double sum leaves out
-
-
-def test_top_sites_are_the_largest_and_earlier_ones_first() -> None:
-    sites = [Site("mlp_write", layer) for layer in range(4)]
-    scores = dict(zip(sites, (0.2, 0.5, 0.5, 0.1), strict=True))
-    assert top_sites(scores, 1) == {sites[1]}
-    assert top_sites(scores, 2) == {sites[1], sites[2]}
-    assert top_sites(scores, 3) == {sites[0], sites[1], sites[2]}
-    assert top_sites(scores, None) == top_sites(scores, 9) == set(sites)

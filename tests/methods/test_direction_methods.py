@@ -1,4 +1,4 @@
-"""alignez_v1, alignez_v2, mean_difference and shift on planted activations."""
+"""alignez_v1, alignez_v2, ccs, mean_difference and shift on planted activations."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.methods.alignez_v1 import ALIGNEZ_V1
 from alignez_bake.methods.alignez_v2 import ALIGNEZ_V2, kept_differences
 from alignez_bake.methods.answer_rows import AnswerRows
+from alignez_bake.methods.ccs import CCS
 from alignez_bake.methods.mean_difference import MEAN_DIFFERENCE
 from alignez_bake.methods.protocol import Method, MethodSettings
 from alignez_bake.methods.shift import SHIFT
@@ -20,7 +21,7 @@ from alignez_bake.site import Site
 from tests.methods.planted import LAYERS, WIDTH, PlantedRows, edited, orthonormal
 
 LLAMA = architecture_for({"model_type": "llama"})
-METHODS: tuple[Method, ...] = (ALIGNEZ_V1, ALIGNEZ_V2, MEAN_DIFFERENCE, SHIFT)
+METHODS: tuple[Method, ...] = (ALIGNEZ_V1, ALIGNEZ_V2, CCS, MEAN_DIFFERENCE, SHIFT)
 SITES = tuple(Site("mlp_write", layer) for layer in LAYERS)
 
 
