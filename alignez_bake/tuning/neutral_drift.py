@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from alignez_bake.evaluation.drift import first_and_rest, kl_on_texts, summed_kl
-from alignez_bake.language_model.log_probabilities import iter_answer_logits
+from alignez_bake.language_model.log_probabilities import answer_log_probabilities, iter_answer_logits
 from alignez_bake.lowering.hooks import edited_by_hooks
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ class NeutralDrift:
             self._before = list(self._log_probabilities())
         with editing():
             return sum(map(summed_kl, self._before, self._log_probabilities())) / self._tokens
+
+    def base_loss(self) -> float:
+        """The base's own loss on the texts: the mean of -log p(token) over all tokens that follow another, in nats."""
+        found = answer_log_probabilities(self._lm, self._firsts, self._rests, batch_size=self._batch_size)
+        return -float(torch.cat(found).double().mean())
 
     def _log_probabilities(self) -> Iterator[torch.Tensor]:
         """Of each text [tokens, vocabulary], in an order that depends on lengths alone."""

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from alignez_bake.tuning.candidate import Candidate, Planned
     from alignez_bake.tuning.state import TuningState
 
-ROUNDS: Final = (32, 96, 300)
+ROUNDS: Final = (32, 96, 224)
+"""In steps of whole batches. A rate of 0.9 then has a standard error of 0.02 in the last choice."""
 _KEPT_SHARE: Final = 3
 _FEWEST_KEPT: Final = 3
 _NO_EDITS: Final = EditPlan(())
@@ -204,7 +205,7 @@ def _kept(
     most = len(left) if final else max(math.ceil(len(left) / _KEPT_SHARE), _FEWEST_KEPT)
     kept: list[_Standing] = []
     with progress.task("measuring drift", len(left)) as advance:
-        for standing in sorted(left, key=lambda standing: -standing.rate):
+        for standing in sorted(left, key=_best_first):
             if len(kept) == most:
                 standing.out = (
                     f"its rate of {standing.rate:.3f} after {len(standing.values)} answers is not among the best {most}"
@@ -215,6 +216,11 @@ def _kept(
                     kept.append(standing)
             advance()
     return kept
+
+
+def _best_first(standing: _Standing) -> tuple[float, float]:
+    """By rate; of equal ones the gentler first, where that is known."""
+    return -standing.rate, 0.0 if standing.kl is None else standing.kl
 
 
 def _over_budget(

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from alignez_bake.prompts.prompt_form import PromptForm
 
 FLOOR_PERCENTILE: Final = 5.0
+FLOOR_ANSWERS: Final = 128
 
 
 class SelfScore(NamedTuple):
@@ -107,14 +108,14 @@ class SelfJudge:
             scores[place] = SelfScore(float(good.sum() - unwanted.double().sum()), float(good.mean()))
         return scores
 
-    def floor(self, queries: Sequence[str], *, answers: int, seed: int, max_new_tokens: int) -> float:
+    def floor(self, queries: Sequence[str], *, seed: int, max_new_tokens: int, answers: int = FLOOR_ANSWERS) -> float:
         """The least coherence of a good answer: the 5th percentile over the base's own under the wanted persona.
 
         Args:
             queries: texts; answer k is to query k modulo their number.
-            answers: how many the base gives.
-            seed: of its answers.
+            seed: of the base's answers.
             max_new_tokens: most tokens of an answer.
+            answers: how many the base gives.
 
         Raises:
             BadInputError: the base answers nothing under that persona.

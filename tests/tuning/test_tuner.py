@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.methods.protocol import MethodSettings
@@ -6,9 +7,10 @@ from alignez_bake.methods.ridge import RIDGE
 from alignez_bake.tuning import tuner
 from alignez_bake.tuning.candidate import Candidate, TunedObjective
 from alignez_bake.tuning.neutral import shipped_neutral_texts
-from alignez_bake.tuning.tuner import split_queries, tune
+from alignez_bake.tuning.tuner import BUDGET_SHARE, split_queries, tune
 
 ALL_LAYERS = tuple(range(6))
+TEXTS = shipped_neutral_texts()[::8]
 
 
 def ridge(strength, **settings):
@@ -29,8 +31,8 @@ def run(demo_lm, demo_form, demo_objective, demo_queries):
             candidates,
             held_out,
             demo_form,
-            neutral_texts=shipped_neutral_texts()[::8],
-            **({"pairs_sha256": "p", "seed": 0, "batch_size": 96, "max_new_tokens": 40, "rounds": (48, 96)} | settings),
+            neutral_texts=TEXTS,
+            **({"pairs_sha256": "p", "seed": 0, "batch_size": 96, "max_new_tokens": 40, "rounds": (24, 72)} | settings),
         )
 
     return run
@@ -55,11 +57,23 @@ def test_the_right_strength_is_chosen_without_labels(found):
     assert (result.queries, result.floors.keys()) == (24, {"helpful"})
 
 
+def test_the_default_budget_is_a_share_of_the_bases_loss(found, demo_lm, demo_form):
+    """Which is a loss: what the texts cost the base, token by token, after the first."""
+    documents = [demo_form.text_ids(text) for text in TEXTS]
+    total = count = 0
+    for ids in documents:
+        with torch.no_grad():
+            rows = torch.log_softmax(demo_lm.model(torch.tensor([ids])).logits[0, :-1].double(), dim=-1)
+        total -= float(rows.gather(1, torch.tensor(ids[1:])[:, None]).sum())
+        count += len(ids) - 1
+    assert found[0].kl_budget == pytest.approx(BUDGET_SHARE * total / count, rel=1e-2)
+
+
 def test_an_interrupted_search_ends_in_the_same_bytes(run, found, monkeypatch, tmp_path):
     result, whole = found
     path = tmp_path / "state.jsonl"
     lines = whole.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:5]) + lines[5][:9])
+    path.write_bytes(b"".join(lines[:-2]) + lines[-2][:90])
     assert run(state_path=path) == result
     assert path.read_bytes() == whole.read_bytes()
     monkeypatch.setattr("alignez_bake.tuning.judged_sampling.coupled_sample", None)
@@ -83,7 +97,7 @@ def test_another_search_does_not_take_the_file_up(run, found):
 
 def test_edits_that_do_nothing_are_not_chosen(run):
     """Coupled to the base, they answer what it answers: the gain is 0, not noise."""
-    result = run((ridge(1e-9),), rounds=(48,))
+    result = run((ridge(1e-9),), rounds=(24,))
     assert result.chosen is None
     assert (result.gain.value, result.gain.low, result.gain.high) == (0, 0, 0)
     assert result.reason.endswith("is not above 0")
@@ -91,7 +105,7 @@ def test_edits_that_do_nothing_are_not_chosen(run):
 
 def test_a_negative_dial_wants_the_opposite(run, demo_objective):
     """Its edits push the other way, and the judge asks the other persona."""
-    result = run((ridge(2.0),), (TunedObjective(demo_objective.objective, -1.0, demo_objective.capture),), rounds=(96,))
+    result = run((ridge(2.0),), (TunedObjective(demo_objective.objective, -1.0, demo_objective.capture),), rounds=(48,))
     assert result.chosen == "ridge 2.0"
     assert result.gain.low > 0.05
 
