@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from alignez_bake.capture.spec import MomentsSpec, RowsSpec
 from alignez_bake.capture.statistics import ActivationStatistics
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ class RememberingCapture:
         if missing:
             self._recorded.update(dict.fromkeys(missing, self._capture(missing)))
         found = {spec: self._recorded[spec] for spec in specs}
+        moments = {spec: source for spec, source in found.items() if isinstance(spec, MomentsSpec)}
         return _Remembered(
-            {spec: source.rows[spec] for spec, source in found.items() if spec in source.rows},
-            {spec: source.moments[spec] for spec, source in found.items() if spec in source.moments},
-            {spec: source.token_rows[spec] for spec, source in found.items() if spec in source.token_rows},
+            {spec: source.rows[spec] for spec, source in found.items() if isinstance(spec, RowsSpec)},
+            {spec: source.moments[spec] for spec, source in moments.items() if spec in source.moments},
+            {spec: source.token_rows[spec] for spec, source in moments.items() if spec in source.token_rows},
             sources=tuple(dict.fromkeys(found.values())),
         )

@@ -59,16 +59,18 @@ class TuningState:
             BadInputError: the file holds another figure there, or cannot be written; what `measure` refuses.
         """
         value = self._value(key, lambda: _finite(measure()))
-        if value is not None and not _is_number(value):
+        if value is None:
+            return None
+        if not _is_number(value):
             raise self._changed()
-        return value
+        return float(value)
 
     def numbers(self, key: Key, count: int, measure: Callable[[], Sequence[float]]) -> list[float]:
         """`count` finite figures; arguments and errors as `number`."""
         value = self._value(key, lambda: list(measure()))
         if not isinstance(value, list) or len(value) != count or not all(map(_is_number, value)):
             raise self._changed()
-        return value
+        return [float(number) for number in value]
 
     def check_finished(self) -> None:
         """Refuse a file that holds more than the search asked for.

@@ -97,9 +97,9 @@ def tune(
 
     Give captures that remember (`RememberingCapture`): then `plan_of` of the chosen candidate runs no model again.
 
-    **The default budget** is a twentieth of the base's own loss on the neutral texts. KL(base || edited) is how much more
-    than the base itself the edited model pays for what the base would write, so this is at most 5 % more, on texts of a
-    kind that the base knows. A share rather than a number, because a number means something else for each model and
+    **The default budget** is a twentieth of the base's own loss on the neutral texts. KL(base || edited) is how much
+    more than the base itself the edited model pays for what the base would write, so this is at most 5 % more, on texts
+    of a kind that the base knows. A share rather than a number, since a number means something else for each model and
     each text. Measured on the demo, on texts of its own world (loss 0.65 nats per token) and on the shipped ones, which
     so small a model cannot read (10.3): the KL of ridge with strengths 2, 3 and 4 is 0.7, 11 and 39 % of the one loss
     and 4, 8 and 12 % of the other, that of fine-tuning 13 and 7 %. With strength 4 answers get worse. So 5 % draws the

@@ -65,4 +65,5 @@ def estimate(values: Float64Array, queries: int, *, seed: int) -> Estimate:
 def _per_query(values: Float64Array, queries: int) -> Float64Array:
     """Sums over each query that has a value."""
     asked = min(queries, len(values))
-    return np.bincount(np.arange(len(values)) % queries, weights=values, minlength=asked)
+    sums = np.bincount(np.arange(len(values)) % queries, weights=values, minlength=asked)
+    return sums.astype(np.float64, copy=False)

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from alignez_bake.capture.spec import MomentsSpec, Reading, RowsSpec
-from alignez_bake.capture.statistics import ActivationStatistics, Moments, Rows
+from alignez_bake.capture.statistics import ActivationStatistics, Moments, Rows, TokenRows
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.site import Site
@@ -52,3 +54,26 @@ def test_with_edits_nothing_is_remembered(counting):
     assert [values[0, 0] for values in (plain, *edited)] == [1, 2, 3]
     assert capture(ROWS[:1]).rows[ROWS[0]].values is plain
     assert [plan for _, plan in counting.calls] == [None, PLAN, PLAN]
+
+
+def test_token_rows_are_remembered_and_every_source_is_released():
+    """What is mapped from files is let go of through the statistics that it came with."""
+    released = []
+
+    class Source(ActivationStatistics):
+        def release(self):
+            released.append(self)
+
+    first, second = (replace(MOMENTS, site=Site("attn_write", layer)) for layer in range(2))
+    sources = [
+        Source({}, {}, {first: TokenRows(np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), 1)}),
+        Source({}, {second: Moments.of(np.ones((1, 2)), np.ones((1, 2)))}),
+    ]
+    answers = iter(sources)
+    capture = RememberingCapture(lambda specs, plan_so_far=None: next(answers))
+    capture([first])
+    both = capture([second, first])
+    assert both.sums_of(first) is sources[0].token_rows[first]
+    assert both.sums_of(second) is sources[1].moments[second]
+    both.release()
+    assert released == [sources[1], sources[0]]
