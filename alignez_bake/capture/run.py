@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
-from alignez_bake.capture.accumulators import MomentsSum, RowsList, WorkMemory
+from alignez_bake.capture.accumulators import MomentsSum, RowsList, TokenRowsList, WorkMemory
 from alignez_bake.capture.batch_recording import BatchRecording
-from alignez_bake.capture.recorder import MapReading, record
+from alignez_bake.capture.memory import DEFAULT_MEMORY_BYTES, logits_bytes, rows_bytes
+from alignez_bake.capture.planning import planned_capture, recorded_tails, tails_of, widest_tails
+from alignez_bake.capture.recorder import record
+from alignez_bake.capture.sizes import cut_batches, row_sizes
 from alignez_bake.capture.spec import ANSWER_SIDES, CONTEXTS, MomentsSpec, Pass, RowsSpec
 from alignez_bake.capture.statistics import ActivationStatistics
 from alignez_bake.capture.weights import disagreement_weights, jensen_shannon
@@ -20,30 +23,39 @@ from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from alignez_bake.capture.planning import Passes, Planned
     from alignez_bake.capture.sequences import TokenisedPair
-    from alignez_bake.capture.spec import AnswerSide, CaptureSpec, Tokens
+    from alignez_bake.capture.spec import AnswerSide, CaptureSpec, Reading, Tokens
+    from alignez_bake.capture.token_choice import TokenChoice
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.progress import Advance, Progress
 
     Weights = dict[tuple[AnswerSide, Tokens], list[NDArray[np.float64]]]
 
+_LOGITS_COPIES: Final = 3
+"""Those of both personas, and what those of one are cut out of."""
+
 
 class Capture:
     """Records activations of one model over one set of pairs; call it with specs.
 
-    Memory beyond the statistics themselves: of one batch, the recorded rows of every site and context, in the
-    model's dtype; and where weights are asked for, the log-probabilities of one batch and 8 bytes a token.
+    Memory beside the model stays within `memory_bytes`, as `capture.memory` divides it up: moments that take more are
+    mapped from a file, and batches whose rows or logits take more are run in parts. What `RowsSpec`s record comes on
+    top, and 8 bytes a token where weights are asked for.
 
     Args:
         lm: the model.
         pairs: what it reads; rows come back in this order.
         batch_size: sequences a forward pass.
         progress: told how many sequences have been read.
+        memory_bytes: the bound.
+        scratch: folder of the file, if one is needed; None: `capture.memory.scratch_folder`.
     """
 
     def __init__(
@@ -53,6 +65,8 @@ class Capture:
         *,
         batch_size: int = 16,
         progress: Progress | None = None,
+        memory_bytes: int = DEFAULT_MEMORY_BYTES,
+        scratch: Path | None = None,
     ) -> None:
         """Check that there is something to read, and that the model can read it.
 
@@ -67,36 +81,39 @@ class Capture:
         self._pairs = tuple(pairs)
         self._batch_size = batch_size
         self._progress = NoProgress() if progress is None else progress
+        self._memory_bytes = memory_bytes
+        self._scratch = scratch
 
     def __call__(self, specs: Sequence[CaptureSpec], plan_so_far: EditPlan | None = None) -> ActivationStatistics:
         """Record what the specs ask for, with the edits of `plan_so_far` applied to the model by hooks.
 
         Raises:
-            BadInputError: a site that the model does not have; weights where the personas never disagree.
+            BadInputError: a site or a reading that the model does not have; no room for the statistics; weights where
+                the personas never disagree.
         """
         config = self._lm.model.config.to_dict()
         for spec in specs:
             self._lm.architecture.check_layer(spec.site, config)
         weighted = _weighted(specs)
         passes = {answer: _passes(specs, answer) for answer in sorted({spec.answer for spec in specs})}
+        sizes = row_sizes(self._lm, specs, self._pairs[0].sequence(Pass("plain", "good")))
+        planned = planned_capture(
+            specs, self._pairs, passes, sizes, memory_bytes=self._memory_bytes, scratch=self._scratch
+        )
         sequences = sum(map(len, passes.values())) + 2 * len({answer for answer, _ in weighted})
         edited: AbstractContextManager[None] = nullcontext()
         if plan_so_far is not None:
             edited = edited_by_hooks(self._lm.model, self._lm.architecture, plan_so_far)
         with edited, self._progress.task("Recording activations", sequences * len(self._pairs)) as advance:
             weights = self._weights(weighted, advance)
-            return self._statistics(specs, passes, weights, advance)
+            return self._statistics(specs, passes, planned, weights, advance)
 
-    def _batches(self, answer: AnswerSide) -> Iterator[list[int]]:
+    def _batches(self, answer: AnswerSide, sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         lengths = [len(pair.sequence(Pass("plain", answer))) for pair in self._pairs]
-        yield from length_sorted_batches(lengths, self._batch_size)
+        yield from cut_batches(length_sorted_batches(lengths, self._batch_size), sizes, most)
 
-    def _tails(self, batch: Sequence[int], answer: AnswerSide, tokens: Tokens) -> list[int]:
-        return [self._pairs[index].tail(answer, tokens) for index in batch]
-
-    def _widest(self, batch: Sequence[int], answer: AnswerSide, kinds: Collection[Tokens]) -> list[int]:
-        """Every choice of tokens is an end of the sequence, so the longest end holds them all."""
-        return [max(self._pairs[index].tail(answer, tokens) for tokens in kinds) for index in batch]
+    def _chosen(self, batch: Sequence[int]) -> list[TokenisedPair]:
+        return [self._pairs[index] for index in batch]
 
     def _weights(self, weighted: Sequence[tuple[AnswerSide, Tokens]], advance: Advance) -> Weights:
         """A first pass over both personas: the weights need the distribution of JSD over all tokens."""
@@ -104,21 +121,23 @@ class Capture:
         for answer in sorted({side for side, _ in weighted}):
             kinds: list[Tokens] = [tokens for side, tokens in weighted if side == answer]
             divergences: list[NDArray[np.float64]] = [np.zeros(0)] * len(self._pairs)
-            for batch in self._batches(answer):
-                tails = self._widest(batch, answer, kinds)
+            logits = _LOGITS_COPIES * self._lm.vocabulary_size * self._lm.model.dtype.itemsize
+            sizes = [tail * logits for tail in widest_tails(self._pairs, answer, kinds)]
+            for batch in self._batches(answer, sizes, logits_bytes(self._memory_bytes)):
+                tails = widest_tails(self._chosen(batch), answer, kinds)
                 good, bad = (self._logits(batch, Pass(context, answer), tails) for context in ("good", "bad"))
                 values = jensen_shannon(good, bad).to("cpu", torch.float64).numpy()
                 for index, part in zip(batch, np.split(values, np.cumsum(tails)[:-1]), strict=True):
                     divergences[index] = part
                 advance(2 * len(batch))
             for tokens in kinds:
-                tails = self._tails(range(len(self._pairs)), answer, tokens)
+                tails = tails_of(self._pairs, answer, tokens)
                 ends = [values[-tail:] for values, tail in zip(divergences, tails, strict=True)]
                 weights[answer, tokens] = disagreement_weights(ends)
         return weights
 
     def _logits(self, batch: Sequence[int], run: Pass, tails: Sequence[int]) -> torch.Tensor:
-        sequences = [self._pairs[index].sequence(run) for index in batch]
+        sequences = [pair.sequence(run) for pair in self._chosen(batch)]
         recorded = record(self._lm, sequences, {}, logit_tails=tails)
         assert recorded.logits is not None
         return recorded.logits
@@ -126,15 +145,22 @@ class Capture:
     def _statistics(
         self,
         specs: Sequence[CaptureSpec],
-        passes: Mapping[AnswerSide, Sequence[Pass]],
+        passes: Passes,
+        planned: Planned,
         weights: Weights,
         advance: Advance,
     ) -> ActivationStatistics:
         rows = {spec: RowsList(len(self._pairs)) for spec in specs if isinstance(spec, RowsSpec)}
         work = WorkMemory()
-        moments = {spec: MomentsSum(work) for spec in specs if isinstance(spec, MomentsSpec)}
+        moments: dict[MomentsSpec, MomentsSum] = {}
+        token_rows: dict[MomentsSpec, TokenRowsList] = {}
+        for spec, taken in planned.sizes.items():
+            if taken.keeps_rows:
+                token_rows[spec] = TokenRowsList(work, planned.memory, planned.choices[spec])
+            else:
+                moments[spec] = MomentsSum(work, planned.memory)
         for answer, runs in passes.items():
-            for batch in self._batches(answer):
+            for batch in self._batches(answer, planned.row_bytes[answer], rows_bytes(self._memory_bytes)):
                 recording = BatchRecording()
                 for run in runs:
                     self._run(batch, run, specs, recording)
@@ -142,43 +168,60 @@ class Capture:
                 for rows_spec, rows_list in rows.items():
                     if rows_spec.answer == answer:
                         self._add_rows(rows_spec, rows_list, batch, recording)
-                for moments_spec, moments_sum in moments.items():
-                    if moments_spec.answer == answer:
-                        self._add_moments(moments_spec, moments_sum, batch, recording, weights)
+                for spec, choice in planned.choices.items():
+                    if spec.answer == answer:
+                        target = token_rows[spec] if spec in token_rows else moments[spec]
+                        self._add_moments(spec, target, batch, choice=choice, recording=recording, weights=weights)
         return ActivationStatistics(
             {spec: rows_list.total() for spec, rows_list in rows.items()},
-            {spec: moments_sum.total() for spec, moments_sum in moments.items()},
+            # Each sum goes as its moments come, which are a copy where they are not mapped.
+            {spec: moments.pop(spec).total() for spec in list(moments)},
+            {spec: rows_list.total() for spec, rows_list in token_rows.items()},
+            planned.memory,
         )
 
     def _run(self, batch: Sequence[int], run: Pass, specs: Sequence[CaptureSpec], recording: BatchRecording) -> None:
-        wanted: dict[MapReading, set[Tokens]] = {}
-        for spec in specs:
-            for reading in spec.readings:
-                if Pass(reading.context, spec.answer) == run:
-                    wanted.setdefault(MapReading(spec.site, reading.side), set()).add(spec.tokens)
-        tails_of = {kinds: self._widest(batch, run.answer, kinds) for kinds in map(frozenset, wanted.values())}
-        tails = {place: tails_of[frozenset(kinds)] for place, kinds in wanted.items()}
-        sequences = [self._pairs[index].sequence(run) for index in batch]
+        tails = recorded_tails(self._chosen(batch), run, specs)
+        sequences = [pair.sequence(run) for pair in self._chosen(batch)]
         found = record(self._lm, sequences, tails)
         recording.add(run.context, found.values, tails)
 
     def _add_rows(self, spec: RowsSpec, target: RowsList, batch: Sequence[int], recording: BatchRecording) -> None:
-        tails = self._tails(batch, spec.answer, spec.tokens)
+        tails = tails_of(self._chosen(batch), spec.answer, spec.tokens)
         mean = spec.tokens == "answer_mean"
         values = recording.rows(spec.site, spec.reading, tails, mean=mean)
         target.add(batch, values, [1] * len(batch) if mean else tails)
 
     def _add_moments(
-        self, spec: MomentsSpec, target: MomentsSum, batch: Sequence[int], recording: BatchRecording, weights: Weights
+        self,
+        spec: MomentsSpec,
+        target: MomentsSum | TokenRowsList,
+        batch: Sequence[int],
+        *,
+        choice: TokenChoice,
+        recording: BatchRecording,
+        weights: Weights,
     ) -> None:
-        tails = self._tails(batch, spec.answer, spec.tokens)
+        kept, places = choice.of_batch(batch)
+        if not len(places):
+            return
+        tails = tails_of(self._chosen(batch), spec.answer, spec.tokens)
         mean = spec.tokens == "answer_mean"
-        z, plus = (recording.rows(spec.site, reading, tails, mean=mean) for reading in (spec.key, spec.plus))
-        minus = None if spec.minus is None else recording.rows(spec.site, spec.minus, tails, mean=mean)
+
+        def rows(reading: Reading) -> torch.Tensor:
+            values = recording.rows(spec.site, reading, tails, mean=mean)
+            return values if kept is None else values[torch.from_numpy(kept).to(values.device)]
+
+        z, plus = rows(spec.key), rows(spec.plus)
+        minus = None if spec.minus is None else rows(spec.minus)
         of_token = None
         if spec.weight is not None:
-            of_token = torch.from_numpy(np.concatenate([weights[spec.answer, spec.tokens][index] for index in batch]))
-        target.add(z, plus, minus, of_token)
+            of_all = np.concatenate([weights[spec.answer, spec.tokens][index] for index in batch])
+            of_token = torch.from_numpy(of_all if kept is None else of_all[kept])
+        if isinstance(target, TokenRowsList):
+            target.add(places, z, plus, minus, of_token)
+        else:
+            target.add(z, plus, minus, of_token)
 
 
 def _passes(specs: Sequence[CaptureSpec], answer: AnswerSide) -> list[Pass]:

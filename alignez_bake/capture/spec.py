@@ -82,6 +82,10 @@ class MomentsSpec:
         answer: which answer follows the prompt.
         tokens: `answer` or `shared`, or one row a pair; as in `RowsSpec`.
         weight: None, or `disagreement`: row t of D is multiplied by w_t of `capture.weights`; Z is not.
+        rows_if_fewer: keep Z and D themselves where fewer tokens are recorded than Z is wide: `TokenRows`, which hold
+            the same in less memory.
+        most_tokens: record an even sample of so many tokens where there are more; None: all.
+        seed: of the sample.
     """
 
     site: Site
@@ -91,16 +95,23 @@ class MomentsSpec:
     answer: AnswerSide
     tokens: Tokens = "shared"
     weight: Weight | None = None
+    rows_if_fewer: bool = False
+    most_tokens: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse readings that the site does not have, and weights where no token has one.
 
         Raises:
-            BadInputError: as `RowsSpec`; weights on the mean over an answer.
+            BadInputError: as `RowsSpec`; weights on the mean over an answer; a sample of no token.
         """
         _check(self.site, self.readings, self.tokens)
         if self.weight is not None and self.tokens == "answer_mean":
             raise BadInputError("weights belong to tokens: they cannot be used with tokens 'answer_mean'")
+        if self.most_tokens is not None and self.most_tokens < 1:
+            raise BadInputError(
+                f"capture at {self.site}: a sample of {self.most_tokens} tokens is empty: ask for 1 or more"
+            )
 
     @property
     def readings(self) -> tuple[Reading, ...]:

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 _PERCENTILE: Final = 90.0
 _SMALLEST_DIVERGENCE: Final = 1e-6
-# Rows of logits turned into probabilities at a time: bounds the memory at large vocabularies.
-_CHUNK: Final = 256
+# Logits turned into probabilities at a time, and rows of them: bounds the memory, at large vocabularies and at small.
+_CHUNK_VALUES: Final = 2**23
+_CHUNK_ROWS: Final = 256
 
 
 def jensen_shannon(good_logits: torch.Tensor, bad_logits: torch.Tensor) -> torch.Tensor:
@@ -40,7 +41,8 @@ def jensen_shannon(good_logits: torch.Tensor, bad_logits: torch.Tensor) -> torch
     Returns:
         float32 (float64 for float64 logits) [n], not negative.
     """
-    chunks = zip(torch.split(good_logits, _CHUNK), torch.split(bad_logits, _CHUNK), strict=True)
+    rows = max(1, min(_CHUNK_ROWS, _CHUNK_VALUES // good_logits.shape[1]))
+    chunks = zip(torch.split(good_logits, rows), torch.split(bad_logits, rows), strict=True)
     return torch.cat([_jensen_shannon(good, bad) for good, bad in chunks])
 
 

@@ -24,8 +24,9 @@ eigenvectors of
     (Z̃ B)ᵀ Z̃ B = Bᵀ M B = Bᵀ ZᵀD        (eigenvalues s_1 >= s_2 >= ...: what each direction contributes)
 
 C = B V Vᵀ attains it and has rank k. So y <- y + γ V (B V)ᵀ z: L = V, R = B V, exact from the moments ZᵀZ and
-ZᵀD alone, which are sums over tokens. It reads the writer's input, so it folds as W' = W + γ L Rᵀ, a low-rank
-change of the weight, and adds no constant.
+ZᵀD alone, which are sums over tokens; where there are fewer tokens than Z is wide, from Z and D themselves, in the
+space of the tokens (`methods.ridge_systems`), with the same result. It reads the writer's input, so it folds as
+W' = W + γ L Rᵀ, a low-rank change of the weight, and adds no constant.
 
 γ = 2 adds the whole difference good - bad. What the edit adds is linear in γ, and halving D only halves R.
 """
@@ -33,14 +34,18 @@ change of the weight, and adds no constant.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import numpy as np
 
 from alignez_bake.capture.spec import MomentsSpec, Reading, Weight
+from alignez_bake.capture.statistics import TokenRows, rows_are_less
 from alignez_bake.edit import Edit
 from alignez_bake.errors import BadInputError
 from alignez_bake.methods.protocol import FitResult, MethodSettings, SiteReport
+from alignez_bake.methods.ridge_checks import checked_energy
+from alignez_bake.methods.ridge_systems import dual_system, primal_system
+from alignez_bake.methods.top_eigenpairs import top_eigenpairs
 from alignez_bake.site import Site
 
 if TYPE_CHECKING:
@@ -50,13 +55,15 @@ if TYPE_CHECKING:
 
     from alignez_bake.architectures.architecture import Architecture
     from alignez_bake.capture.statistics import Moments
-    from alignez_bake.methods.protocol import CaptureFunction
+    from alignez_bake.methods.protocol import CaptureFunction, JsonValue
+    from alignez_bake.methods.top_eigenpairs import FoundBy
+    from alignez_bake.site import SiteKind
 
     Float64Array = NDArray[np.float64]
+    Form = Literal["primal", "dual"]
 
-# Shares of the whole below which what is left is rounding of float32 activations summed in float64.
-_SMALLEST_SPREAD: Final = 1e-12
 _SMALLEST_CONTRIBUTION: Final = 1e-12
+"""Share of the whole below which what is left is rounding of float32 activations summed in float64."""
 
 
 class RidgeFit(NamedTuple):
@@ -67,66 +74,65 @@ class RidgeFit(NamedTuple):
         right: B V, float64 [d_in, k].
         contributions: eigenvalues of BᵀZᵀD, float64 [k], descending.
         explained: share of ‖D‖² that Z C explains on the tokens it was fitted on.
+        form: what was solved, [d_in, d_in] or [n, n].
+        eigenvectors: how V was found.
+        residual: of V, relative, where it was found by random probing; else 0.
     """
 
     left: Float64Array
     right: Float64Array
     contributions: Float64Array
     explained: float
+    form: Form
+    eigenvectors: FoundBy
+    residual: float
 
 
-def fit_ridge(site: Site, moments: Moments, *, penalty: float, rank: int) -> RidgeFit:
-    """Solve problem (1) of the module docstring for the D whose moments are given.
+def fit_ridge(site: Site, recorded: Moments | TokenRows, *, penalty: float, rank: int, seed: int = 0) -> RidgeFit:
+    """Solve problem (1) of the module docstring, in the form that the sizes ask for.
+
+    That is the dual form for rows of fewer tokens than Z is wide, and the primal one for all else.
 
     Args:
         site: for messages.
-        moments: ZᵀZ and ZᵀD.
+        recorded: ZᵀZ and ZᵀD, or Z and D.
         penalty: λ, above 0.
         rank: k; the fit has fewer columns where ZᵀD spans fewer directions.
+        seed: where eigenvectors are found by random probing.
 
     Raises:
-        BadInputError: moments that are not finite; inputs that are zero or the same at every token; differences
-            that are zero or that the inputs do not predict at all; a rank above the widths.
+        BadInputError: values that are not finite; inputs that are zero or the same at every token; differences that are
+            zero or that the inputs do not predict at all; a rank above the widths.
     """
-    _check_moments(site, moments)
-    widest = min(moments.d_in, moments.d_out)
-    if rank > widest:
-        raise BadInputError(f"{site}: rank {rank} is not possible: its map is {moments.d_out} x {moments.d_in}")
-    penalised = moments.ztz + penalty * np.trace(moments.ztz) / moments.d_in * np.eye(moments.d_in)
-    full = np.linalg.solve(penalised, moments.ztd)
-    fitted = full.T @ moments.ztd
-    eigenvalues, eigenvectors = np.linalg.eigh((fitted + fitted.T) / 2.0)
-    contributions = eigenvalues[::-1][:rank]
-    if not contributions[0] > _SMALLEST_CONTRIBUTION * moments.d_square:
+    if isinstance(recorded, TokenRows) and not rows_are_less(recorded.count, recorded.d_in):
+        recorded = recorded.moments()
+    d_square = checked_energy(site, recorded)
+    if rank > min(recorded.d_in, recorded.d_out):
+        raise BadInputError(f"{site}: rank {rank} is not possible: its map is {recorded.d_out} x {recorded.d_in}")
+    form: Form
+    if isinstance(recorded, TokenRows):
+        form, system = "dual", dual_system(recorded, penalty=penalty)
+    else:
+        form, system = "primal", primal_system(recorded, penalty=penalty)
+    top = top_eigenpairs(system.fitted, rank, seed=seed)
+    if not top.values[0] > _SMALLEST_CONTRIBUTION * d_square:
         raise BadInputError(f"{site}: the inputs predict nothing of the difference between the personas")
-    kept = contributions > _SMALLEST_CONTRIBUTION * contributions[0]
-    left = eigenvectors[:, ::-1][:, :rank][:, kept]
-    left = left * np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
-    right = full @ left
-    contributions = contributions[kept]
+    kept = top.values > _SMALLEST_CONTRIBUTION * top.values[0]
+    contributions, directions = top.values[kept], top.vectors[:, kept]
+    left = system.outputs(directions)
+    signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
+    left, right = left * signs, system.inputs(directions * signs)
     # ‖D‖² - ‖D - Z C‖² = 2 tr(Cᵀ ZᵀD) - tr(Cᵀ ZᵀZ C), where C = right leftᵀ and leftᵀ left = I.
-    reduction = 2.0 * contributions.sum() - np.sum(right * (moments.ztz @ right))
-    return RidgeFit(left, right, contributions, float(reduction / moments.d_square))
-
-
-def _check_moments(site: Site, moments: Moments) -> None:
-    if not (np.isfinite(moments.ztz).all() and np.isfinite(moments.ztd).all() and np.isfinite(moments.d_square)):
-        raise BadInputError(f"{site}: activations are not finite: nothing can be fitted")
-    energy = float(np.trace(moments.ztz))
-    if moments.count == 0 or energy == 0.0:
-        raise BadInputError(f"{site}: its inputs are zero at every token: nothing can be fitted")
-    spread = energy - float(moments.z_sum @ moments.z_sum) / moments.count
-    if not spread > _SMALLEST_SPREAD * energy:
-        raise BadInputError(f"{site}: its inputs are the same at all {moments.count} tokens: nothing can be fitted")
-    if moments.d_square == 0.0:
-        raise BadInputError(f"{site}: its output is the same under both personas: there is no difference to fit")
+    explained = float((2.0 * contributions.sum() - system.energy(right)) / d_square)
+    return RidgeFit(left, right, contributions, explained, form, top.found_by, top.residual)
 
 
 @dataclass(frozen=True)
 class Ridge:
-    """Reduced-rank ridge regression at the attention writer; the values are those that design runs settled on.
+    """Reduced-rank ridge regression at a writer; the values are those that design runs settled on.
 
-    Figures: `tokens`, `rank`, `explained` (share of ‖D‖²), `contributions` [k], `edit_norm` ‖γ L Rᵀ‖.
+    Figures: `tokens`, `rank`, `explained` (share of ‖D‖²), `contributions` [k], `edit_norm` ‖γ L Rᵀ‖, `form` (primal or
+    dual), `eigenvectors` (full, or how else), and where there is one `eigenvectors_residual`.
 
     Attributes:
         name: as on the command line.
@@ -137,6 +143,8 @@ class Ridge:
         default_rank: k.
         penalty: λ.
         weight: how the rows of D are weighted.
+        kind: of the writer; the MLP's is some four times as wide at its input, and best read with `most_tokens`.
+        most_tokens: fit to an even sample of so many tokens where there are more; None: to all.
     """
 
     name: str = "ridge"
@@ -147,18 +155,25 @@ class Ridge:
     default_rank: int = 4
     penalty: float = 0.01
     weight: Weight | None = "disagreement"
+    kind: SiteKind = "attn_write"
+    most_tokens: int | None = None
 
     def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
-        """The attention's writer in each layer.
+        """The writer in each layer.
 
         Raises:
-            BadInputError: the architecture has no such map.
+            BadInputError: a layer has no such map, or a mixture of experts, which has no one input.
         """
-        architecture.linear_site("attn_write")
-        return [Site("attn_write", layer) for layer in layers]
+        for layer in layers:
+            if "input" not in architecture.linear_site(self.kind, layer).legal_reads:
+                raise BadInputError(
+                    f"ridge cannot be fitted at {Site(self.kind, layer)}: every expert has an input of its own; use "
+                    "attn_write"
+                )
+        return [Site(self.kind, layer) for layer in layers]
 
-    def spec(self, site: Site) -> MomentsSpec:
-        """What is recorded at a site: ZᵀZ and ZᵀD with D = good - bad, twice the D of the derivation."""
+    def spec(self, site: Site, seed: int = 0) -> MomentsSpec:
+        """What is recorded at a site: ZᵀZ and ZᵀD, or Z and D, with D = good - bad, twice the D of the derivation."""
         return MomentsSpec(
             site,
             key=Reading("plain", "input"),
@@ -167,6 +182,9 @@ class Ridge:
             answer="good",
             tokens="shared",
             weight=self.weight,
+            rows_if_fewer=True,
+            most_tokens=self.most_tokens,
+            seed=0 if self.most_tokens is None else seed,
         )
 
     def fit(
@@ -178,14 +196,15 @@ class Ridge:
             BadInputError: as `fit_ridge`.
         """
         gamma = self.default_strength if settings.strength is None else settings.strength
-        specs = {site: self.spec(site) for site in self.sites(architecture, layers)}
-        recorded = capture(list(specs.values())).moments
+        specs = {site: self.spec(site, settings.seed) for site in self.sites(architecture, layers)}
+        statistics = capture(list(specs.values()))
         edits = []
         reports = []
         for site, spec in specs.items():
-            moments = recorded[spec]
-            rank = settings.rank or min(self.default_rank, moments.d_in, moments.d_out)
-            fit = fit_ridge(site, moments, penalty=self.penalty, rank=rank)
+            recorded = statistics.sums_of(spec)
+            rank = settings.rank or min(self.default_rank, recorded.d_in, recorded.d_out)
+            fit = fit_ridge(site, recorded, penalty=self.penalty, rank=rank, seed=settings.seed)
+            statistics.release()
             edit = Edit(
                 site,
                 left=fit.left,
@@ -195,13 +214,17 @@ class Ridge:
                 objective=settings.objective,
             )
             edits.append(edit)
-            figures = {
-                "tokens": moments.count,
+            figures: dict[str, JsonValue] = {
+                "tokens": recorded.count,
                 "rank": edit.rank,
                 "explained": fit.explained,
                 "contributions": (fit.contributions / 4.0).tolist(),
                 "edit_norm": float(abs(gamma) * np.linalg.norm(fit.right) / 2.0),
+                "form": fit.form,
+                "eigenvectors": fit.eigenvectors,
             }
+            if fit.residual:
+                figures["eigenvectors_residual"] = fit.residual
             reports.append(SiteReport(site, figures))
         return FitResult(tuple(edits), tuple(reports))
 
