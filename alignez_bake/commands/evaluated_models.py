@@ -23,7 +23,7 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.prompts.prompt_form import prompt_form
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from alignez_bake.commands.aligned_model import AlignedModel
@@ -112,17 +112,20 @@ class EvaluatedModels:
         """
         answers = partial(_answers, queries=queries, sampling=sampling, texts=texts, progress=progress)
         if not {BASE, OURS} <= file.models.keys():
-            # Ours first: what does not run here is found before anything is sampled.
-            ours = self.aligned.load(device=self.device, trust_remote_code=self.trust_remote_code)
-            base = self.aligned.load_base(device=self.device, trust_remote_code=self.trust_remote_code)
-            for name, model in ((BASE, base), (OURS, ours)):
-                if name not in file.models:
-                    other = base if name == OURS else None
-                    file.add_model(answers(name, model, other))
-            del ours, base
+            self._answer_both(file, answers)
         if self.tuned is not None and TUNED not in file.models:
             tuned = answering_folder(self.tuned, device=self.device, trust_remote_code=self.trust_remote_code)
             file.add_model(answers(TUNED, tuned, None))
+
+    def _answer_both(self, file: AnswersFile, answers: Callable[..., ModelAnswers]) -> None:
+        """Base and ours; a function of its own, so that neither stays in memory."""
+        # Ours first: what does not run here is found before anything is sampled.
+        ours = self.aligned.load(device=self.device, trust_remote_code=self.trust_remote_code)
+        base = self.aligned.load_base(device=self.device, trust_remote_code=self.trust_remote_code)
+        if BASE not in file.models:
+            file.add_model(answers(BASE, base, None))
+        if OURS not in file.models:
+            file.add_model(answers(OURS, ours, base))
 
 
 def open_models(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.evaluation.protocol import Judgement, pair_name, pairs_of
+from alignez_bake.exporters.output_folder import parents_made
 from alignez_bake.safetensors_io.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
@@ -114,8 +115,19 @@ def answers_file(
     if path is None:
         yield AnswersFile(None)
         return
+    with parents_made(path), _locked_file(path) as file:
+        opened = AnswersFile(path, file=file)
+        _take_up(opened, file, path, settings, models, queries=queries, samples=samples)
+        try:
+            yield opened
+        finally:
+            if not opened.models:  # refused before anything came of it
+                opened.discard()
+
+
+@contextmanager
+def _locked_file(path: Path) -> Iterator[BufferedRandom]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except OSError as error:
         raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -124,9 +136,7 @@ def answers_file(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadInputError(f"another run is writing to {path}: wait for it, or choose another --out") from None
-        opened = AnswersFile(path, file=file)
-        _take_up(opened, file, path, settings, models, queries=queries, samples=samples)
-        yield opened
+        yield file
 
 
 def judgement_json(judgement: Judgement) -> dict[str, Any]:

@@ -175,6 +175,12 @@ class ClassifierJudge:
         cut = len(encoding["input_ids"]) > limit
         if cut:
             encoding = self.tokenizer(*texts, truncation=True, max_length=limit, **settings)
+        vocabulary = self.config.get_text_config().vocab_size
+        if max(encoding["input_ids"], default=0) >= vocabulary:
+            raise BadInputError(
+                f"the tokenizer of the judge {self.folder} gives id {max(encoding['input_ids'])}, but the model knows "
+                f"only {vocabulary}: they do not belong together"
+            )
         segments = encoding.get("token_type_ids")
         return _Encoded(tuple(encoding["input_ids"]), None if segments is None else tuple(segments), cut)
 

@@ -301,9 +301,9 @@ def test_few_queries_and_repeated_ones_are_said(made, tmp_path):
         ("aligned", {"max_new_tokens": 10_000}, "is too long for"),
     ],
 )
-def test_bad_input(made, aligned, settings, message):
-    with pytest.raises(BadInputError, match=message):
-        evaluated(made, aligned, **settings)
+def test_bad_input(made, aligned, settings, message, tmp_path):
+    with nothing_written(tmp_path), pytest.raises(BadInputError, match=message):
+        evaluated(made, aligned, out=tmp_path / "reports" / "first", **settings)
 
 
 def test_places_for_the_report(made, tmp_path):

@@ -76,6 +76,12 @@ def test_a_discarded_file_is_gone(written):
     assert not written.exists()
 
 
+def test_a_run_that_comes_to_nothing_leaves_nothing(path, tmp_path):
+    with pytest.raises(ZeroDivisionError), opened(path):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_other_settings_are_named(written):
     before = written.read_bytes()
     with (

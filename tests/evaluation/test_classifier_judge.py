@@ -205,6 +205,11 @@ def test_scores_that_are_not_finite(tmp_path):
         classifier_judge(folder).judge(SETS)
 
 
+def test_another_models_tokenizer(tmp_path):
+    with pytest.raises(BadInputError, match=r"gives id \d+, but the model knows only 64"):
+        classifier_judge(save_classifier(tmp_path, vocab_size=64)).check()
+
+
 def test_a_chat_template_that_fails(tmp_path):
     broken = "{{ raise_exception('no') }}"
     folder = save_classifier(tmp_path, tokenizer=tiny_tokenizer(chat_template=broken))
