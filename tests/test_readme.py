@@ -23,7 +23,7 @@ from alignez_bake.methods.registry import METHODS
 from alignez_bake.methods.registry import NOT_YET_AVAILABLE as LATER_METHODS
 from tests.hub.conftest import files_of
 from tests.hub.local_hub import OWNER, running_hub
-from tests.onnx_patch.graphs import dynamo_graph
+from tests.onnx_patch.graphs import dynamo_graph, torchscript_graph
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -60,7 +60,7 @@ def test_every_command_of_the_readme_runs(tmp_path, save_tiny, monkeypatch, caps
     (tmp_path / "my_queries.txt").write_text("\n".join(QUERIES), encoding="utf-8")
     (tmp_path / "own.json").write_text(json.dumps({"truthful": {"good": "truthful", "bad": "deceptive"}}))
     (tmp_path / "graph_of_base").mkdir()
-    dynamo_graph(base, tmp_path / "graph_of_base", external=True)
+    torchscript_graph(base, tmp_path / "graph_of_base")  # quicker than our own export
     for_gates = ["--queries", str(demo_queries(tmp_path / "demo_queries.jsonl", 100))]
     monkeypatch.chdir(tmp_path)
     # The same way with fewer of the shipped queries: a tenth of the time.
