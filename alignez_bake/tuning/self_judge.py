@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from alignez_bake.prompts.prompt_form import PromptForm
 
 FLOOR_PERCENTILE: Final = 5.0
-FLOOR_ANSWERS: Final = 128
+FLOOR_ANSWERS: Final = 96
 
 
 class SelfScore(NamedTuple):

@@ -47,6 +47,10 @@ def test_answers_end_with_eos_or_are_full(lm):
     assert all(answer.end == EOS_ID and len(answer.ids) < 60 for answer in ended)
     assert all(len(answer.ids) == 60 for answer in found if answer.end is None)
     assert all(EOS_ID not in answer.ids for answer in found)
+    # Each end takes a row out of so small a batch, and its neighbours keep their noise.
+    few = coupled_sample(lm, [CONTEXTS[1]] * 60, range(60), seed=0, max_new_tokens=60, batch_size=7)
+    assert few == found[:60]
+    assert any(answer.end is not None for answer in few)
 
 
 def test_answers_follow_the_models_own_distribution(lm):

@@ -53,6 +53,14 @@ def test_the_standard_error_is_of_paired_differences():
     assert result.chosen == "best"
 
 
+def test_of_equal_rates_the_gentler_stays():
+    weak = {f"weak {number}": (0.3, 0.001) for number in range(8)}
+    equal = {f"equal {kl}": (0.9, kl) for kl in (0.04, 0.03, 0.02, 0.01)}
+    result = World(0.2, weak | equal).search()
+    assert "not among the best 3" in of(result, "equal 0.04").out
+    assert result.chosen == "equal 0.01"
+
+
 def test_what_drifts_too_far_is_out_and_takes_no_place():
     world = World(
         0.4,
