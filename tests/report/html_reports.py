@@ -9,11 +9,11 @@ from alignez_bake.report.html.report_data import (
     CertificateFigure,
     CertificateLevel,
     Drift,
-    FrontierPoint,
     MeasuredRate,
     ReportData,
     RoutedEdit,
     Sample,
+    SearchPoint,
     SiteFigures,
     TensorFigures,
 )
@@ -61,7 +61,7 @@ def full_report() -> ReportData:
             for n in range(3)
         ),
         frontier=tuple(
-            FrontierPoint(
+            SearchPoint(
                 f"γ {2.0**n:g}, rank 4", 0.4 + 0.07 * n - 0.01 * (n % 2), 0.02, 0.002 * 2.0**n, n == 4, n % 2 == 0
             )
             for n in range(8)
@@ -111,7 +111,7 @@ def hostile_report() -> ReportData:
         rates=(MeasuredRate("aligned", HOSTILE, 0.5, 0.4, 0.6),),
         drift=Drift(0.1, None, HOSTILE),
         samples=(Sample(HOSTILE, HOSTILE, HOSTILE),),
-        frontier=(FrontierPoint(HOSTILE, 0.5, 0.1, 0.1, chosen=True, on_front=True),),
+        frontier=(SearchPoint(HOSTILE, 0.5, 0.1, 0.1, chosen=True, on_front=True),),
         sites=tuple(
             SiteFigures(
                 f"{HOSTILE}.{n}", HOSTILE, 1.0 + n, 1, {HOSTILE: (1.0 + n,)}, others={HOSTILE: 1.0}, skipped=HOSTILE

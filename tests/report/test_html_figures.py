@@ -104,10 +104,15 @@ def test_the_frontier_tells_the_three_kinds_apart():
 
 def test_candidates_that_broke_the_model_are_counted_and_not_drawn():
     points = full_report().frontier
-    broken = [replace(points[0], kl=math.inf), replace(points[1], rate=math.nan), *points[2:]]
+    broken = [
+        replace(points[0], kl=math.inf),
+        replace(points[1], rate=math.nan),
+        replace(points[2], kl=None),
+        *points[3:],
+    ]
     drawing = frontier_figure(broken)
-    assert "2 of 8 have no finite value" in drawing.caption
-    assert frontier_figure(broken[:2]) is None
+    assert "3 of 8 lack one of the two" in drawing.caption
+    assert frontier_figure(broken[:3]) is None
     at_zero = replace(points[0], kl=0.0, standard_error=None)
     assert frontier_figure([at_zero, *points[1:]]) is not None
 

@@ -21,11 +21,11 @@ from alignez_bake.report.html.page_contents import MAX_SAMPLES, contents_of, sit
 from alignez_bake.report.html.pca import projection_of
 from alignez_bake.report.html.report_data import (
     Drift,
-    FrontierPoint,
     MeasuredRate,
     ReportData,
     RoutedEdit,
     Sample,
+    SearchPoint,
     SiteFigures,
 )
 from tests.report.html_reports import HOSTILE, full_report, hostile_report
@@ -189,7 +189,7 @@ def test_the_largest_report_is_below_a_megabyte():
         full_report(),
         samples=tuple(Sample("q" * 200, "b" * 1500, "a" * 1500) for _ in range(80)),
         frontier=tuple(
-            FrontierPoint(f"candidate {n}", n / 200, 0.01, 0.001 * (n + 1), n == 5, n < 20) for n in range(200)
+            SearchPoint(f"candidate {n}", n / 200, 0.01, 0.001 * (n + 1), n == 5, n < 20) for n in range(200)
         ),
         sites=tuple(
             SiteFigures(f"{kind}.{layer}", "helpful", 1.0 + layer, 64, {"singular values": tuple(rng.random(64) + 0.1)})
@@ -234,7 +234,7 @@ def test_candidates_that_are_not_on_the_front_are_listed_below_it():
     contents = contents_of(full_report())
     assert [row[-1] for row in contents.front.rows] == ["front", "front", "chosen, front", "front"]
     assert len(contents.candidates.rows) == 8
-    alone = replace(EMPTY, frontier=(FrontierPoint("one", math.nan, None, math.inf, on_front=True),))
+    alone = replace(EMPTY, frontier=(SearchPoint("one", math.nan, None, math.inf, on_front=True),))
     assert contents_of(alone).candidates is None
     assert "so nothing is drawn" in report_page(alone)
 

@@ -8,7 +8,7 @@ beside it show them whole.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.ticker import PercentFormatter
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from alignez_bake.report.html.report_data import Drift, FrontierPoint, MeasuredRate, PointCloud, Projection
+    from alignez_bake.report.html.report_data import Drift, MeasuredRate, PointCloud, Projection, SearchPoint
 
 MAX_POINTS: Final = 400
 """Most points of a cloud that are drawn: as many as can be told apart."""
@@ -48,31 +48,31 @@ def rates_figure(rates: Sequence[MeasuredRate]) -> Drawing:
         return drawing(figure, "rates", "Rates of good answers", "Lines are 95 % intervals.")
 
 
-def frontier_figure(points: Sequence[FrontierPoint], drift: Drift | None = None) -> Drawing | None:
+def frontier_figure(points: Sequence[SearchPoint], drift: Drift | None = None) -> Drawing | None:
     """Rate over KL of every candidate that has both; None if none has.
 
     Args:
         points: the candidates.
         drift: for the budget, if there was one.
     """
-    drawn = [point for point in points if math.isfinite(point.kl) and math.isfinite(point.rate)]
+    drawn = [_Place.of(point) for point in points if _is_finite(point.rate) and _is_finite(point.kl)]
     if not drawn:
         return None
     groups = (
-        ("candidate", "muted", "o", 5, [point for point in drawn if not point.on_front and not point.chosen]),
-        ("on the front", "accent", "s", 5, [point for point in drawn if point.on_front and not point.chosen]),
-        ("chosen", "good", "*", 13, [point for point in drawn if point.chosen]),
+        ("candidate", "muted", "o", 5, [place for place in drawn if place.kind == "candidate"]),
+        ("on the front", "accent", "s", 5, [place for place in drawn if place.kind == "front"]),
+        ("chosen", "good", "*", 13, [place for place in drawn if place.kind == "chosen"]),
     )
     with own_settings():
         figure, axes = empty_figure(WIDTH, 290)
-        front = sorted((point for point in drawn if point.on_front), key=lambda point: point.kl)
-        axes.plot([point.kl for point in front], [point.rate for point in front], color=COLOUR["accent"], linewidth=1.2)
+        front = sorted((place for place in drawn if place.on_front), key=lambda place: place.kl)
+        axes.plot([place.kl for place in front], [place.rate for place in front], color=COLOUR["accent"], linewidth=1.2)
         for name, role, marker, size, members in groups:
             if members:
                 axes.errorbar(
-                    [point.kl for point in members],
-                    [point.rate for point in members],
-                    yerr=[_finite_or_zero(point.standard_error) for point in members],
+                    [place.kl for place in members],
+                    [place.rate for place in members],
+                    yerr=[place.standard_error for place in members],
                     fmt=marker,
                     markersize=size,
                     color=COLOUR[role],
@@ -81,14 +81,14 @@ def frontier_figure(points: Sequence[FrontierPoint], drift: Drift | None = None)
                 )
         if drift is not None and drift.budget is not None and math.isfinite(drift.budget):
             axes.axvline(drift.budget, color=COLOUR["bad"], linestyle="--", linewidth=1.2, label="budget")
-        scale(axes, "x", [point.kl for point in drawn])
+        scale(axes, "x", [place.kl for place in drawn])
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_xlabel("KL from the base, nats a token")
         axes.set_ylabel("self-judged rate")
         figure.legend(loc="outside lower center", ncols=2)
         missing = len(points) - len(drawn)
         caption = "Each candidate's rate over its distance from the base; bars are one standard error."
-        caption += f" {missing} of {len(points)} have no finite value and are not drawn." if missing else ""
+        caption += f" {missing} of {len(points)} lack one of the two and are not drawn." if missing else ""
         return drawing(figure, "search", "Rate over KL", caption)
 
 
@@ -144,5 +144,25 @@ def _thinned(points: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     return np.take(finite, places, axis=0)
 
 
-def _finite_or_zero(value: float | None) -> float:
-    return value if value is not None and math.isfinite(value) else 0.0
+class _Place(NamedTuple):
+    """Where a candidate is drawn."""
+
+    kl: float
+    rate: float
+    standard_error: float
+    kind: Literal["candidate", "front", "chosen"]
+    on_front: bool
+
+    @classmethod
+    def of(cls, point: SearchPoint) -> _Place:
+        """Of one that has both figures; no bar where its error is not known."""
+        assert point.kl is not None
+        assert point.rate is not None
+        error = point.standard_error
+        known = error if error is not None and math.isfinite(error) else 0.0
+        kind: Literal["candidate", "front", "chosen"] = "front" if point.on_front else "candidate"
+        return cls(point.kl, point.rate, known, "chosen" if point.chosen else kind, point.on_front)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from alignez_bake.report.html.report_data import (
         CertificateFigure,
-        FrontierPoint,
         MeasuredRate,
         ReportData,
         RoutedEdit,
         Sample,
+        SearchPoint,
         SiteFigures,
     )
 
@@ -242,8 +242,8 @@ def _certificate(level: str, figures: Sequence[CertificateFigure]) -> Table:
     )
 
 
-def _frontier(label: str, points: Sequence[FrontierPoint]) -> Table:
-    rows = [
+def _frontier(label: str, points: Sequence[SearchPoint]) -> Table:
+    rows: list[tuple[str, ...]] = [
         (
             point.name,
             percent(point.rate),
@@ -253,7 +253,10 @@ def _frontier(label: str, points: Sequence[FrontierPoint]) -> Table:
         )
         for point in points
     ]
-    columns = ("candidate", "rate", "standard error", "KL, nats", "")
+    columns: tuple[str, ...] = ("candidate", "rate", "standard error", "KL, nats", "")
+    if any(point.out for point in points):
+        columns = (*columns, "left behind because")
+        rows = [(*row, point.out) for row, point in zip(rows, points, strict=True)]
     return table(label, columns, rows, numeric=(1, 2, 3))
 
 

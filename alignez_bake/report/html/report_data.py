@@ -98,24 +98,26 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class FrontierPoint:
+class SearchPoint:
     """One candidate of the search.
 
     Attributes:
         name: its settings, in words.
-        rate: its self-judged rate, in [0, 1].
+        rate: its self-judged rate, in [0, 1]; None where it has none.
         standard_error: of the rate; None where it is not known.
-        kl: its KL from the base, in nats a token.
+        kl: its KL from the base, in nats a token; None where it has none.
         chosen: whether it is the result.
         on_front: whether no other has both a higher rate and a smaller KL.
+        out: why it was left behind, a sentence; empty otherwise.
     """
 
     name: str
-    rate: float
+    rate: float | None
     standard_error: float | None
-    kl: float
+    kl: float | None
     chosen: bool = False
     on_front: bool = False
+    out: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ class ReportData:
     rates: tuple[MeasuredRate, ...] = ()
     drift: Drift | None = None
     samples: tuple[Sample, ...] = ()
-    frontier: tuple[FrontierPoint, ...] = ()
+    frontier: tuple[SearchPoint, ...] = ()
     sites: tuple[SiteFigures, ...] = ()
     projections: tuple[Projection, ...] = ()
     routes: tuple[RoutedEdit, ...] = ()
