@@ -59,8 +59,7 @@ Method = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="ridge, alignez_v1 (give it late --layers, or --top-layers), ccs (likewise), alignez_v2, mean_difference "
-        "or shift.",
+        help="ridge, alignez_v1 (give it late --layers), alignez_v2, ccs, mean_difference or shift.",
     ),
 ]
 Strength = Annotated[

@@ -11,8 +11,8 @@ The activations are not centred, as in the paper; so where good and bad answers 
 the two steps mostly undo each other. What the paper chooses anew for each query (neighbours among the queries,
 layers, a sign filter) cannot live in weights: all pairs are used, and the layers are those that the caller
 names, or of these, with `top_layers`, those with the smallest loss of a CCS probe (`probed_layers`, `layer_choice`).
-Name late ones: the strongest direction of an early layer is often one that all text needs, and removing it breaks the
-model. The two steps are two edits in sequence, so that each has its columns sorted by contribution.
+Name late ones, either way: the strongest direction of an early layer is often one that all text needs, and removing it
+breaks the model. The two steps are two edits in sequence, so that each has its columns sorted by contribution.
 """
 
 from __future__ import annotations
