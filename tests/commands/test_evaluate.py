@@ -17,6 +17,7 @@ from alignez_bake.evaluation.judge_kinds import JudgeOptions
 from tests.baking import command, contents, nothing_written
 from tests.evaluation.classifiers import save_classifier
 from tests.evaluation.judge_server import Reply, judge_server, prefers
+from tests.onnx_patch.graphs import dynamo_graph
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "examples" / "demo"
@@ -139,6 +140,31 @@ def test_an_adapter_answers_as_the_checkpoint_does(by_rules, made):
     assert found.figures.models["ours"].good_rate.value == pytest.approx(
         by_rules.figures.models["ours"].good_rate.value, abs=0.1
     )
+
+
+@pytest.mark.sweep
+def test_a_graph_of_any_origin(tmp_path, save_tiny):
+    """It is the base's own, so greedy answers tie; what torch alone can measure is missing, and said to be."""
+    base = save_tiny("llama", tmp_path / "base")
+    (tmp_path / "graph").mkdir()
+    dynamo_graph(base, tmp_path / "graph", external=False)
+    (tmp_path / "queries.txt").write_text("\n".join(f"pot {number}?" for number in range(30)))
+    (tmp_path / "rules.py").write_text("def judge(query, answer):\n    return len(answer) / 1000\n")
+    (tmp_path / "neutral.txt").write_text("A bell rings.")
+    found = evaluate(
+        base,
+        tmp_path / "graph",
+        tmp_path / "queries.txt",
+        judge=f"{tmp_path / 'rules.py'}:judge",
+        neutral=tmp_path / "neutral.txt",
+        temperature=0.0,
+        max_new_tokens=8,
+    )
+    assert found.figures.pairs["ours", "base"].ties == 30
+    assert found.drift["base"].perplexity > 1
+    assert (found.drift["ours"].perplexity, found.drift["ours"].kl) == (None, None)
+    assert found.notes[0].startswith("no perplexity of ours")
+    assert found.notes[1].startswith("no KL of ours")
 
 
 def test_several_samples_and_no_tuned_model(made):

@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 from email.utils import formatdate
 
@@ -20,7 +21,7 @@ def waits(monkeypatch):
     return found
 
 
-def client(url, *, key=None, tries=3, timeout=5.0, seed=0):
+def client(url, *, key=None, tries=3, timeout=60.0, seed=0):
     return chat_client(url, "judge-1", key, tries=tries, timeout=timeout, seed=seed)
 
 
@@ -134,14 +135,12 @@ def test_a_body_that_never_ends():
 
 
 def test_a_server_that_says_nothing():
+    ended = threading.Event()
+
     def silent(_):
-        time.sleep(0)  # patched: what follows is the wait
-        ended.wait(5)
+        ended.wait()
         return "A"
 
-    import threading
-
-    ended = threading.Event()
     with judge_server(silent) as server:
         with pytest.raises(JudgeUnavailableError, match=r"timed out|TimeoutError"):
             client(server.url, tries=1, timeout=0.2).reply("Which?")

@@ -13,7 +13,7 @@ OURS, TUNED, BOTH = ("ours", "base"), ("tuned", "base"), ("ours", "tuned")
 
 
 def judge(server, **settings):
-    client = chat_client(server.url, "judge", None, tries=1, timeout=5.0, seed=0)
+    client = chat_client(server.url, "judge", None, tries=1, timeout=60.0, seed=0)
     return ServerJudge(client, **settings)
 
 
