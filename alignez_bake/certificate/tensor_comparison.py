@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -14,8 +12,8 @@ from alignez_bake.lowering.delivery import Delivery, DeliverySums, delivery_sums
 from alignez_bake.lowering.matrix_change import row_blocks
 from alignez_bake.lowering.rounding import arithmetic_tolerance, is_neighbour, round_rows
 from alignez_bake.safetensors_io.dtypes import BY_NAME, cast_once, is_plain_float, numpy_dtype_of
+from alignez_bake.streaming.crew import Crew
 from alignez_bake.streaming.edited_tensor import arithmetic_dtype
-from alignez_bake.streaming.ordered import in_order
 from alignez_bake.streaming.prepared_matrix import PreparedMatrix
 from alignez_bake.streaming.rounding_choice import RoundedMatrix
 from alignez_bake.thread_limits import one_blas_thread, worker_count
@@ -94,19 +92,19 @@ def compare_tensors(
             found.reasons.append(f"{name} has shape {list(result.tensors.entry(name).shape)}, not {list(shape)}")
     advance(len(names) - len(same_shape))
     workers = worker_count()
-    jobs = _jobs(contents, result, same_shape, rounding)
-    with (
-        one_blas_thread(),
-        ThreadPoolExecutor(workers, thread_name_prefix="compare") as pool,
-        closing(in_order(jobs, pool, ahead=4 * workers)) as findings,
-    ):
-        for name, finding in findings:
-            assert finding is not None  # only what prepares a matrix gives nothing, and has no name
-            if name not in wrong:
-                advance()
-            wrong[name] = wrong.get(name, 0) + finding.wrong
-            if finding.sums is not None:
-                sums[name] = sums.get(name, DeliverySums()) + finding.sums
+
+    def take(name: str, finding: _Finding | None) -> None:
+        assert finding is not None  # only what prepares a matrix gives nothing, and has no name
+        if name not in wrong:
+            advance()
+        wrong[name] = wrong.get(name, 0) + finding.wrong
+        if finding.sums is not None:
+            sums[name] = sums.get(name, DeliverySums()) + finding.sums
+
+    with one_blas_thread():
+        Crew[str, "_Finding | None"](workers, ahead=4 * workers).run(
+            _jobs(contents, result, same_shape, rounding), take
+        )
     for name in same_shape:
         if name in contents.edited:
             found.deliveries.append(sums.get(name, DeliverySums()).delivery(name))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _SYNC_BYTES: Final = 64 * 1024 * 1024
 _CHECKPOINT_BYTES: Final = 256 * 1024 * 1024
-_MOST_UNWRITTEN: Final = 8
+_MOST_UNWRITTEN: Final = 16
 
 
 class Background:

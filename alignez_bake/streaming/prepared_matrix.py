@@ -37,12 +37,11 @@ class PreparedMatrix:
         return self._change.result()
 
     def prepare(self) -> None:
-        """Make (B, A); an error is raised where the rows wait for it too."""
+        """Make (B, A); an error is raised where the rows wait for it."""
         try:
             self._change.set_result(self.edited.matrix_change(self.name, self.index, self.arithmetic))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # raised by `change`
             self._change.set_exception(error)
-            raise
 
     def rows(self, first: int, end: int) -> tuple[Array, Array]:
         """Rows of the base as they are stored, and in the dtype of the arithmetic."""

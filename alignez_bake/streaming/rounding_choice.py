@@ -60,13 +60,12 @@ class RoundedMatrix:
         return self._rounding.result()
 
     def prepare(self) -> None:
-        """Make the change, then choose."""
+        """Make the change, then choose; an error is raised where the rows wait for it."""
         try:
             self.matrix.prepare()
             self._rounding.set_result(self._chosen())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # raised by `rounding`
             self._rounding.set_exception(error)
-            raise
 
     def rounded(self, exact: NDArray[Any], delta: NDArray[Any]) -> NDArray[Any]:
         """Rows as they are stored."""

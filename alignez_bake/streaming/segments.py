@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.rounding import Rounding
     from alignez_bake.safetensors_io.header import Header, TensorEntry
 
-_COPY_BYTES = 2 * 1024 * 1024
+_COPY_BYTES = 4 * 1024 * 1024
 
 
 class Block(NamedTuple):

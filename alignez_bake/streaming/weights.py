@@ -2,24 +2,21 @@
 
 Memory does not grow with the model: what is held are a few blocks a thread, and (B, A) of two or three matrices.
 
-Threads: workers read and compute, the caller's thread takes their blocks in order and hashes them, one writes and one
-syncs behind it, so that the disk is busy from early on.
+Threads: workers read, compute and hash, one writes and one syncs behind it, so that the disk is busy from early on.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Final, Literal
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from alignez_bake.integrity.hashing import hash_file
 from alignez_bake.streaming.background import Background
 from alignez_bake.streaming.open_file import OpenFile
-from alignez_bake.streaming.ordered import in_order
 from alignez_bake.streaming.resources import Resources
+from alignez_bake.streaming.step import Step, What
 from alignez_bake.thread_limits import one_blas_thread, worker_count
 
 if TYPE_CHECKING:
@@ -35,23 +32,6 @@ if TYPE_CHECKING:
 
 _MEGABYTE: Final = 1_000_000
 _FREED_BYTES: Final = 31 * 1024 * 1024
-
-_What = Literal["begin", "block", "end", "file"]
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What a job is for.
-
-    Attributes:
-        what: `begin` and `end` of a segment; a `block`; the end of a `file`.
-        file: that it belongs to.
-        segment: number of the segment.
-    """
-
-    what: _What
-    file: OpenFile
-    segment: int
 
 
 def write_weights(
@@ -80,7 +60,7 @@ def write_weights(
         BadInputError: a base that changed or is damaged, edits that do not fit, an overflow.
         OSError: the disk is full, or cannot be written.
     """
-    workers = worker_count()
+    resources = Resources(worker_count())
     _keep_freed_memory()
     _check_finished(journal, folder, algorithm)
     total = sum(plan.size for plan in plans)
@@ -88,7 +68,6 @@ def write_weights(
         ExitStack() as opened,
         one_blas_thread(),
         Background(journal) as background,
-        Resources(workers) as resources,
         progress.task("writing weights, MB", -(-total // _MEGABYTE)) as advance,
     ):
 
@@ -103,26 +82,22 @@ def write_weights(
         counted = sum(journal.done[plan.name].size for plan in plans if plan.name in journal.done)
         advance(counted // _MEGABYTE)
 
-        def take(step: _Step, block: Block | None) -> None:
+        def take(step: Step, block: Block | None) -> None:
+            nonlocal counted
             file = step.file
             if step.what == "begin":
                 file.begin_segment(file.plan.segments[step.segment])
             elif block is not None:
                 background.write(file, block)
+                before, counted = counted, counted + len(block.written)
+                advance(counted // _MEGABYTE - before // _MEGABYTE)
             elif step.what == "end":
                 file.end_segment()
                 background.safe_place(file, step.segment + 1)
             elif step.what == "file":
                 background.finish(file)
 
-        jobs = in_order(_steps(files()), resources.pool, ahead=2 * workers + 2)
-        with closing(jobs) as steps:
-            for step, block in steps:
-                resources.taking.submit(partial(take, step, block))
-                if block is not None:
-                    before, counted = counted, counted + len(block.written)
-                    advance(counted // _MEGABYTE - before // _MEGABYTE)
-            resources.taking.settle()
+        resources.crew.run(_steps(files()), take)
     return tuple(journal.done[plan.name] for plan in plans)
 
 
@@ -144,7 +119,7 @@ def _keep_freed_memory() -> None:
     np.empty(_FREED_BYTES, np.uint8)
 
 
-def _steps(files: Iterator[OpenFile]) -> Iterator[tuple[_Step | None, Callable[[], Block | None]]]:
+def _steps(files: Iterator[OpenFile]) -> Iterator[tuple[Step | None, Callable[[], Block | None]]]:
     """All jobs, those that prepare a stretch, without a step, before the blocks of the one in front of it."""
     held: list[tuple[OpenFile, int, Stretch | None]] = []
     for file in files:
@@ -162,17 +137,17 @@ def _steps(files: Iterator[OpenFile]) -> Iterator[tuple[_Step | None, Callable[[
 
 def _blocks(
     held: list[tuple[OpenFile, int, Stretch | None]],
-) -> Iterator[tuple[_Step, Callable[[], Block | None]]]:
+) -> Iterator[tuple[Step, Callable[[], Block | None]]]:
     """The blocks of stretches; the end of a segment or file stands before the begin of the next."""
     for file, number, stretch in held:
         if stretch is not None:
             for job in stretch.blocks:
-                yield _Step("block", file, number), job
+                yield Step("block", file, number), job
             continue
         if number > file.first:
-            yield _Step("end", file, number - 1), _nothing
-        what: _What = "begin" if number < len(file.plan.segments) else "file"
-        yield _Step(what, file, number), _nothing
+            yield Step("end", file, number - 1), _nothing
+        what: What = "begin" if number < len(file.plan.segments) else "file"
+        yield Step(what, file, number), _nothing
 
 
 def _nothing() -> None:

@@ -71,9 +71,7 @@ def copies(source):
 def resources(monkeypatch):
     """Buffers so small that most tensors take several."""
     monkeypatch.setattr(resources_module, "_BUFFER_BYTES", ALIGNMENT)
-    with Resources(2) as shared:
-        monkeypatch.setattr(sys.modules[__name__], "SHARED", [shared])
-        yield
+    monkeypatch.setattr(sys.modules[__name__], "SHARED", [Resources(2)])
 
 
 def opened(plan, out, done=None, link=False):
