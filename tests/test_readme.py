@@ -58,6 +58,7 @@ def test_every_command_of_the_readme_runs(tmp_path, save_tiny, monkeypatch, caps
     # Few positions make the tiny model quick: texts and certificate are cut to what it has room for.
     base = save_tiny("llama", tmp_path / "base", dtype=torch.float32, overrides={"max_position_embeddings": 260})
     (tmp_path / "my_queries.txt").write_text("\n".join(QUERIES), encoding="utf-8")
+    (tmp_path / "rules.py").write_text("def judge(query, answer):\n    return 1.0 if len(answer) < 80 else -1.0\n")
     (tmp_path / "own.json").write_text(json.dumps({"truthful": {"good": "truthful", "bad": "deceptive"}}))
     (tmp_path / "graph_of_base").mkdir()
     torchscript_graph(base, tmp_path / "graph_of_base")  # quicker than our own export
