@@ -16,8 +16,8 @@ import pytest
 from alignez_bake.errors import BadInputError
 from alignez_bake.report.html import packages
 from alignez_bake.report.html.packages import require_report_packages
-from alignez_bake.report.html.page import MAX_TEXT, POLICY, report_page
-from alignez_bake.report.html.page_contents import MAX_SAMPLES, contents_of, sites_in_words
+from alignez_bake.report.html.page import MAX_TEXT, report_page
+from alignez_bake.report.html.page_contents import MAX_SAMPLES, contents_of, number, sites_in_words
 from alignez_bake.report.html.pca import projection_of
 from alignez_bake.report.html.report_data import (
     Drift,
@@ -111,7 +111,7 @@ def test_nothing_is_loaded_and_nothing_runs():
     assert places
     assert all(place.startswith("#") or place == "data:," for place in places)
     (policy,) = [meta for meta in FULL.named("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
-    assert policy["content"] == POLICY
+    assert policy["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def test_the_page_is_small():
@@ -237,6 +237,11 @@ def test_candidates_that_are_not_on_the_front_are_listed_below_it():
     alone = replace(EMPTY, frontier=(SearchPoint("one", math.nan, None, math.inf, on_front=True),))
     assert contents_of(alone).candidates is None
     assert "so nothing is drawn" in report_page(alone)
+
+
+def test_numbers_are_short_and_whole_where_they_are_large():
+    values = (None, 3, 0.0123456, 36789.4, 2.5e7, math.nan, 0.0)
+    assert [number(value) for value in values] == ["–", "3", "0.0123", "36789", "2.5e+07", "not finite", "0"]
 
 
 def test_sites_in_words():

@@ -45,7 +45,7 @@ def layer_figures(sites: Sequence[SiteFigures]) -> list[Drawing]:
 
 _CAPTIONS: Final = {
     "strength": "What multiplies the edits of each layer, their dial included.",
-    "norm of the edit": "Frobenius norm of strength · L Rᵀ.",
+    "norm of the edit": "Frobenius norm of strength\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}L\N{NO-BREAK SPACE}Rᵀ.",
     "share explained by the fit": "Of what was to be predicted, on the tokens that it was fitted on.",
     "relative change of the weight": "Norm of the change over the norm of the weight.",
 }

@@ -24,6 +24,7 @@ MAX_SAMPLES: Final = 40
 MAX_ROWS: Final = 1200
 """Most rows of a table: a page stays one that a phone can show."""
 _SPECTRUM_LISTED: Final = 6
+_FULL_FROM, _FULL_TO = 1e3, 1e6
 _NOTHING: Final = "–"
 _PERCENT: Final = "\N{NO-BREAK SPACE}%"
 _TONES: Final = {"passed": "good", "failed": "bad", "inconclusive": "unsure"}
@@ -151,12 +152,14 @@ def table(label: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
 
 
 def number(value: float | None) -> str:
-    """Three digits; whole numbers as they are; a dash for what is not known."""
+    """Three digits; whole numbers, and large ones up to a million, in full; a dash for what is not known."""
     if value is None:
         return _NOTHING
     if not math.isfinite(value):
         return "not finite"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.0f}" if _FULL_FROM <= abs(value) < _FULL_TO else f"{value:.3g}"
 
 
 def percent(share: float | None) -> str:
