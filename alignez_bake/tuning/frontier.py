@@ -54,8 +54,9 @@ class TuningResult:
         points: the base, then the candidates in the order in which they were given.
         chosen: name of the candidate; None where none is better than the base.
         reason: a sentence that says why.
-        gain: of the chosen one's rate over the base's, on the same queries and random numbers; where none is chosen,
-            that of the best of the last round; None where no candidate came so far.
+        gain: of the chosen one's rate over the base's, on the same queries and random numbers, its interval wide enough
+            for all candidates at once; where none is chosen, that of the best of the last round; None where no
+            candidate came so far.
         kl_budget: most KL that was allowed, in nats per token.
         queries: number of held-out queries.
         floors: of coherence by objective, in nats per token.

@@ -11,12 +11,13 @@ The last choice, among the candidates of the last round:
 
     1. With b the best rate and d_i the paired differences b - c over answers i, a candidate c is as good as the best
        if mean(d) is at most one standard error of mean(d), clustered by query.
-    2. Of those whose gain over the base is above 0 at 95 % (paired, bootstrap over queries), the gentlest is chosen,
-       which is the one with the least drift.
+    2. Of those whose gain over the base is above 0 at 95 %, the gentlest is chosen, which is the one with the least
+       drift. The interval of the gain is paired, over queries, and holds for all candidates that began at once, since
+       of many that do nothing one is lucky: without that, of 16 such ones some would be chosen in every sixth search.
     3. If there is none, nothing is chosen, and the result says so.
 
 The rule of one standard error (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3) keeps noise
-from choosing a stronger edit than the data asks for. The chosen one's rate is still that of a winner: its interval
+from choosing a stronger edit than the data asks for. The chosen one's own rate is still that of a winner: its interval
 knows of the queries, not of the choice.
 """
 
@@ -158,7 +159,7 @@ def search(
         )
         if number < len(settings.rounds) or number == 1:
             left = _kept(left, drift, settings, state, progress, final=number == len(settings.rounds))
-    choice = _choose(base, left, settings)
+    choice = _choose(base, left, settings, among=sum(entrant.plan is not None for entrant in entrants))
     return TuningResult(
         points=tuple(_point(standing, settings) for standing in (base, *entrants)),
         chosen=choice.name,
@@ -238,7 +239,7 @@ def _over_budget(
     return None
 
 
-def _choose(base: _Standing, finalists: Sequence[_Standing], settings: SearchSettings) -> _Choice:
+def _choose(base: _Standing, finalists: Sequence[_Standing], settings: SearchSettings, *, among: int) -> _Choice:
     """The last choice of the module docstring."""
     if not finalists:
         return _Choice(None, f"no candidate gave edits within the KL budget of {settings.kl_budget:g}", None)
@@ -246,7 +247,7 @@ def _choose(base: _Standing, finalists: Sequence[_Standing], settings: SearchSet
     as_good = sorted((one for one in finalists if _as_good(one, best, settings.queries)), key=_drift_of)
     answers = f"{len(base.values)} answers"
     for standing in as_good:
-        gain = _gain(standing, base, settings)
+        gain = _gain(standing, base, settings, among)
         if gain.low > 0:
             reason = (
                 f"{standing.name} is judged good at {standing.rate:.3f} of {answers}, the base at {base.rate:.3f}; of "
@@ -254,11 +255,11 @@ def _choose(base: _Standing, finalists: Sequence[_Standing], settings: SearchSet
                 f"better than the base it is the gentlest, with a KL of {_drift_of(standing):.4f} nats per token"
             )
             return _Choice(standing.name, reason, gain)
-    gain = _gain(best, base, settings)
+    gain = _gain(best, base, settings, among)
     reason = (
         f"the best candidate, {best.name}, is judged good at {best.rate:.3f} of {answers}, the base at "
-        f"{base.rate:.3f}: the gain of {gain.value:.3f} (95 % interval {gain.low:.3f} to {gain.high:.3f}) "
-        "is not above 0"
+        f"{base.rate:.3f}: the gain of {gain.value:.3f} (95 % interval {gain.low:.3f} to {gain.high:.3f}, "
+        f"for any of {among} candidates) is not above 0"
     )
     return _Choice(None, reason, gain)
 
@@ -268,8 +269,9 @@ def _as_good(standing: _Standing, best: _Standing, queries: int) -> bool:
     return float(differences.mean()) <= standard_error(differences, queries)
 
 
-def _gain(standing: _Standing, base: _Standing, settings: SearchSettings) -> Estimate:
-    return estimate(standing.array - base.array, settings.queries, seed=derived_seed(settings.seed, "bootstrap"))
+def _gain(standing: _Standing, base: _Standing, settings: SearchSettings, among: int) -> Estimate:
+    seed = derived_seed(settings.seed, "bootstrap")
+    return estimate(standing.array - base.array, settings.queries, seed=seed, among=among)
 
 
 def _drift_of(standing: _Standing) -> float:

@@ -37,3 +37,12 @@ def test_the_interval_is_clustered():
 def test_answers_that_are_all_alike():
     found = estimate(np.ones(40), 10, seed=0)
     assert (found.value, found.standard_error, found.low, found.high) == (1.0, 0.0, 1.0, 1.0)
+
+
+def test_intervals_of_many_are_wider():
+    """Bonferroni: for 20 the ends are where a normal tail is 0.125 %, at 3.02 standard errors."""
+    found = estimate(VALUES, 120, seed=1, among=20)
+    assert (found.low, found.high) == pytest.approx(
+        (found.value - 3.02 * found.standard_error, found.value + 3.02 * found.standard_error), abs=0.02
+    )
+    assert found.standard_error == estimate(VALUES, 120, seed=1).standard_error
