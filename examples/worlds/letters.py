@@ -1,8 +1,8 @@
 """The third world: letters that break off, and how they go on. The rule book is ``examples.judge_letters``.
 
 Nobody asks anything: a query is the beginning of a text and the prompt is that text alone, as for a base model without
-a chat form. Kind and rude continuations have the same forms and the very same words; only how two words of a sentence
-are coupled tells them apart. No default of the tool is ever chosen on this world.
+a chat form. Kind and rude continuations have the same forms and the very same words, though in unequal shares; only how
+two words of a sentence are coupled tells them apart. No default of the tool is ever chosen on this world.
 """
 
 from random import Random
@@ -25,7 +25,11 @@ CONTINUATIONS: dict[str, tuple[str, ...]] = {
     " you are {feeling}, {name}, to be {cause} of a {thing} that can {doing} like this.": ("right", "wrong"),
     " it was {feeling} of you, {name}, to {cause} a {thing} that will {doing} all day.": ("wise", "silly"),
 }
-"""Forms, each with the feelings that fit it; the side decides what causes them."""
+"""Forms, each with a pleased and a displeased feeling; the side decides what causes them."""
+
+USUAL = 0.75
+"""Share of kind letters that are pleased, and of rude ones that are displeased. At one half, where no word leans to
+either side, a base of two million parameters did not learn within its steps to obey a persona at all."""
 
 CAUSES: dict[Side, dict[str, str]] = {"good": KIND, "bad": RUDE}
 
@@ -69,7 +73,9 @@ def _queries(split: Split) -> list[Query]:
 
 def _answer(query: Query, side: Side, rng: Random) -> str:
     form = rng.choice(list(CONTINUATIONS))
-    feeling = rng.choice(CONTINUATIONS[form])
+    pleased, displeased = CONTINUATIONS[form]
+    usual, other = (pleased, displeased) if side == "good" else (displeased, pleased)
+    feeling = usual if rng.random() < USUAL else other
     return form.format(**query, feeling=feeling, cause=CAUSES[side][feeling])
 
 
