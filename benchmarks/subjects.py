@@ -37,6 +37,7 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
     "ridge": Subject(METHODS["ridge"], (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)),
     # The same without weights of disagreement: what they are worth.
     "ridge_unweighted": Subject(Ridge(name="ridge_unweighted", weight=None), (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)),
+    "residual_ridge": Subject(METHODS["residual_ridge"], (0.75, 1.0, 1.125, 1.25, 1.5, 2.0)),
     "alignez_v1": Subject(METHODS["alignez_v1"], (0.0, 0.5, 1.0, 2.0, 4.0)),
     "alignez_v2": Subject(METHODS["alignez_v2"], (-1.0, 0.25, 0.5, 1.0, 2.0)),
     "ccs": Subject(METHODS["ccs"], (0.0, 0.5, 1.0, 2.0, 4.0)),

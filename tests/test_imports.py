@@ -66,8 +66,8 @@ def shell(*arguments: str) -> str:
         shell("restore", "undone", "--base", "base", "--yes"),
     ],
     ids=["package", "version", "help", "pairs", "fit", "bake", "explain", "verify", "compare", "inspect",
-         "push", "restore", "eval", "a dry run", "a bake", "an explain", "an inspect", "a verify", "a verify of the manifest",
-         "a restore"],
+         "push", "restore", "eval", "a dry run", "a bake", "an explain", "an inspect", "a verify",
+         "a verify of the manifest", "a restore"],
 )  # fmt: skip
 def test_no_library_is_imported_that_runs_models(code, made):
     assert not loaded_after(code, made) & HEAVY

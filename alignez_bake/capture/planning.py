@@ -94,9 +94,9 @@ def recorded_tails(
     """What a pass records, with how many tokens of each pair."""
     wanted: dict[MapReading, set[Tokens]] = {}
     for spec in specs:
-        for reading in spec.readings:
+        for site, reading in spec.placed:
             if Pass(reading.context, spec.answer) == run:
-                wanted.setdefault(MapReading(spec.site, reading.side), set()).add(spec.tokens)
+                wanted.setdefault(MapReading(site, reading.side), set()).add(spec.tokens)
     tails = {kinds: widest_tails(pairs, run.answer, kinds) for kinds in map(frozenset, wanted.values())}
     return {place: tails[frozenset(kinds)] for place, kinds in wanted.items()}
 

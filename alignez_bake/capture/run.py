@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -23,18 +23,19 @@ from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from alignez_bake.capture.planning import Passes, Planned
     from alignez_bake.capture.sequences import TokenisedPair
-    from alignez_bake.capture.spec import AnswerSide, CaptureSpec, Reading, Tokens
+    from alignez_bake.capture.spec import AnswerSide, CaptureSpec, Context, Reading, Tokens
     from alignez_bake.capture.token_choice import TokenChoice
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.progress import Advance, Progress
+    from alignez_bake.site import Site
 
     Weights = dict[tuple[AnswerSide, Tokens], list[NDArray[np.float64]]]
 
@@ -84,8 +85,19 @@ class Capture:
         self._memory_bytes = memory_bytes
         self._scratch = scratch
 
-    def __call__(self, specs: Sequence[CaptureSpec], plan_so_far: EditPlan | None = None) -> ActivationStatistics:
+    def __call__(
+        self,
+        specs: Sequence[CaptureSpec],
+        plan_so_far: EditPlan | None = None,
+        *,
+        edited: Collection[Context] = CONTEXTS,
+    ) -> ActivationStatistics:
         """Record what the specs ask for, with the edits of `plan_so_far` applied to the model by hooks.
+
+        Args:
+            specs: what to record.
+            plan_so_far: edits that are there already; None: none.
+            edited: contexts in which they are; in the others the model is the base.
 
         Raises:
             BadInputError: a site or a reading that the model does not have; no room for the statistics; weights where
@@ -93,7 +105,8 @@ class Capture:
         """
         config = self._lm.model.config.to_dict()
         for spec in specs:
-            self._lm.architecture.check_layer(spec.site, config)
+            for site, _ in spec.placed:
+                self._lm.architecture.check_layer(site, config)
         weighted = _weighted(specs)
         passes = {answer: _passes(specs, answer) for answer in sorted({spec.answer for spec in specs})}
         sizes = row_sizes(self._lm, specs, self._pairs[0].sequence(Pass("plain", "good")))
@@ -101,12 +114,10 @@ class Capture:
             specs, self._pairs, passes, sizes, memory_bytes=self._memory_bytes, scratch=self._scratch
         )
         sequences = sum(map(len, passes.values())) + 2 * len({answer for answer, _ in weighted})
-        edited: AbstractContextManager[None] = nullcontext()
-        if plan_so_far is not None:
-            edited = edited_by_hooks(self._lm.model, self._lm.architecture, plan_so_far)
-        with edited, self._progress.task("Recording activations", sequences * len(self._pairs)) as advance:
-            weights = self._weights(weighted, advance)
-            return self._statistics(specs, passes, planned, weights, advance)
+        editing = _Editing(self._lm, plan_so_far, frozenset(edited))
+        with self._progress.task("Recording activations", sequences * len(self._pairs)) as advance:
+            weights = self._weights(weighted, editing, advance)
+            return self._statistics(specs, passes, planned, weights, editing=editing, advance=advance)
 
     def _batches(self, answer: AnswerSide, sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         lengths = [len(pair.sequence(Pass("plain", answer))) for pair in self._pairs]
@@ -115,7 +126,7 @@ class Capture:
     def _chosen(self, batch: Sequence[int]) -> list[TokenisedPair]:
         return [self._pairs[index] for index in batch]
 
-    def _weights(self, weighted: Sequence[tuple[AnswerSide, Tokens]], advance: Advance) -> Weights:
+    def _weights(self, weighted: Sequence[tuple[AnswerSide, Tokens]], editing: _Editing, advance: Advance) -> Weights:
         """A first pass over both personas: the weights need the distribution of JSD over all tokens."""
         weights: Weights = {}
         for answer in sorted({side for side, _ in weighted}):
@@ -125,7 +136,7 @@ class Capture:
             sizes = [tail * logits for tail in widest_tails(self._pairs, answer, kinds)]
             for batch in self._batches(answer, sizes, logits_bytes(self._memory_bytes)):
                 tails = widest_tails(self._chosen(batch), answer, kinds)
-                good, bad = (self._logits(batch, Pass(context, answer), tails) for context in ("good", "bad"))
+                good, bad = (self._logits(batch, Pass(context, answer), tails, editing) for context in ("good", "bad"))
                 values = jensen_shannon(good, bad).to("cpu", torch.float64).numpy()
                 for index, part in zip(batch, np.split(values, np.cumsum(tails)[:-1]), strict=True):
                     divergences[index] = part
@@ -136,9 +147,10 @@ class Capture:
                 weights[answer, tokens] = disagreement_weights(ends)
         return weights
 
-    def _logits(self, batch: Sequence[int], run: Pass, tails: Sequence[int]) -> torch.Tensor:
+    def _logits(self, batch: Sequence[int], run: Pass, tails: Sequence[int], editing: _Editing) -> torch.Tensor:
         sequences = [pair.sequence(run) for pair in self._chosen(batch)]
-        recorded = record(self._lm, sequences, {}, logit_tails=tails)
+        with editing.within(run.context):
+            recorded = record(self._lm, sequences, {}, logit_tails=tails)
         assert recorded.logits is not None
         return recorded.logits
 
@@ -148,6 +160,8 @@ class Capture:
         passes: Passes,
         planned: Planned,
         weights: Weights,
+        *,
+        editing: _Editing,
         advance: Advance,
     ) -> ActivationStatistics:
         rows = {spec: RowsList(len(self._pairs)) for spec in specs if isinstance(spec, RowsSpec)}
@@ -163,7 +177,7 @@ class Capture:
             for batch in self._batches(answer, planned.row_bytes[answer], rows_bytes(self._memory_bytes)):
                 recording = BatchRecording()
                 for run in runs:
-                    self._run(batch, run, specs, recording)
+                    self._run(batch, run, specs, recording, editing)
                     advance(len(batch))
                 for rows_spec, rows_list in rows.items():
                     if rows_spec.answer == answer:
@@ -180,10 +194,18 @@ class Capture:
             planned.memory,
         )
 
-    def _run(self, batch: Sequence[int], run: Pass, specs: Sequence[CaptureSpec], recording: BatchRecording) -> None:
+    def _run(
+        self,
+        batch: Sequence[int],
+        run: Pass,
+        specs: Sequence[CaptureSpec],
+        recording: BatchRecording,
+        editing: _Editing,
+    ) -> None:
         tails = recorded_tails(self._chosen(batch), run, specs)
         sequences = [pair.sequence(run) for pair in self._chosen(batch)]
-        found = record(self._lm, sequences, tails)
+        with editing.within(run.context):
+            found = record(self._lm, sequences, tails)
         recording.add(run.context, found.values, tails)
 
     def _add_rows(self, spec: RowsSpec, target: RowsList, batch: Sequence[int], recording: BatchRecording) -> None:
@@ -208,12 +230,16 @@ class Capture:
         tails = tails_of(self._chosen(batch), spec.answer, spec.tokens)
         mean = spec.tokens == "answer_mean"
 
-        def rows(reading: Reading) -> torch.Tensor:
-            values = recording.rows(spec.site, reading, tails, mean=mean)
+        def rows(site: Site, reading: Reading) -> torch.Tensor:
+            values = recording.rows(site, reading, tails, mean=mean)
             return values if kept is None else values[torch.from_numpy(kept).to(values.device)]
 
-        z, plus = rows(spec.key), rows(spec.plus)
-        minus = None if spec.minus is None else rows(spec.minus)
+        at = spec.target_site
+        z, plus = rows(spec.site, spec.key), rows(at, spec.plus)
+        minus = None if spec.minus is None else rows(at, spec.minus)
+        for factor, reading in spec.more:
+            # In the model's dtype the sum of several rows would be rounded.
+            plus = plus.to(torch.promote_types(plus.dtype, torch.float32)) + factor * rows(at, reading)
         of_token = None
         if spec.weight is not None:
             of_all = np.concatenate([weights[spec.answer, spec.tokens][index] for index in batch])
@@ -222,6 +248,20 @@ class Capture:
             target.add(places, z, plus, minus, of_token)
         else:
             target.add(z, plus, minus, of_token)
+
+
+class _Editing(NamedTuple):
+    """In which contexts the model runs with which edits."""
+
+    lm: LanguageModel
+    plan: EditPlan | None
+    contexts: frozenset[Context]
+
+    def within(self, context: Context) -> AbstractContextManager[None]:
+        """The model as it runs in a context."""
+        if self.plan is None or context not in self.contexts:
+            return nullcontext()
+        return edited_by_hooks(self.lm.model, self.lm.architecture, self.plan)
 
 
 def _passes(specs: Sequence[CaptureSpec], answer: AnswerSide) -> list[Pass]:

@@ -43,7 +43,7 @@ def row_sizes(lm: LanguageModel, specs: Sequence[CaptureSpec], ids: Sequence[int
     Raises:
         BadInputError: a reading that the model does not have.
     """
-    places = [MapReading(spec.site, reading.side) for spec in specs for reading in spec.readings]
+    places = [MapReading(site, reading.side) for spec in specs for site, reading in spec.placed]
     found = record(lm, [ids[:1]], dict.fromkeys(places, (1,))).values
     return {place: RowSize(rows.shape[1], rows.element_size()) for place, rows in found.items()}
 
@@ -64,7 +64,8 @@ class MomentsSizes(NamedTuple):
     @classmethod
     def of(cls, spec: MomentsSpec, sizes: Mapping[MapReading, RowSize], choice: TokenChoice) -> MomentsSizes:
         """The sizes where the tokens of `choice` are kept."""
-        d_in, d_out = (sizes[MapReading(spec.site, reading.side)].width for reading in (spec.key, spec.plus))
+        d_in = sizes[MapReading(spec.site, spec.key.side)].width
+        d_out = sizes[MapReading(spec.target_site, spec.plus.side)].width
         keeps_rows = spec.rows_if_fewer and rows_are_less(choice.count, d_in)
         arrays = (
             (_FLOAT32 * choice.count * d_in, _FLOAT32 * choice.count * d_out)

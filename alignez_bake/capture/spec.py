@@ -65,6 +65,11 @@ class RowsSpec:
         _check(self.site, (self.reading,), self.tokens)
 
     @property
+    def placed(self) -> tuple[tuple[Site, Reading], ...]:
+        """What has to be recorded, and where."""
+        return ((self.site, self.reading),)
+
+    @property
     def readings(self) -> tuple[Reading, ...]:
         """What has to be recorded."""
         return (self.reading,)
@@ -86,6 +91,8 @@ class MomentsSpec:
             the same in less memory.
         most_tokens: record an even sample of so many tokens where there are more; None: all.
         seed: of the sample.
+        target: where D is read, if not at `site`.
+        more: what D has besides: readings there, each times a factor.
     """
 
     site: Site
@@ -98,6 +105,8 @@ class MomentsSpec:
     rows_if_fewer: bool = False
     most_tokens: int | None = None
     seed: int = 0
+    target: Site | None = None
+    more: tuple[tuple[float, Reading], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse readings that the site does not have, and weights where no token has one.
@@ -105,7 +114,8 @@ class MomentsSpec:
         Raises:
             BadInputError: as `RowsSpec`; weights on the mean over an answer; a sample of no token.
         """
-        _check(self.site, self.readings, self.tokens)
+        _check(self.site, (self.key,), self.tokens)
+        _check(self.target_site, self.differing, self.tokens)
         if self.weight is not None and self.tokens == "answer_mean":
             raise BadInputError("weights belong to tokens: they cannot be used with tokens 'answer_mean'")
         if self.most_tokens is not None and self.most_tokens < 1:
@@ -114,9 +124,25 @@ class MomentsSpec:
             )
 
     @property
+    def target_site(self) -> Site:
+        """Where D is read."""
+        return self.site if self.target is None else self.target
+
+    @property
+    def differing(self) -> tuple[Reading, ...]:
+        """What D is made of."""
+        minus = () if self.minus is None else (self.minus,)
+        return (self.plus, *minus, *(reading for _, reading in self.more))
+
+    @property
+    def placed(self) -> tuple[tuple[Site, Reading], ...]:
+        """What has to be recorded, and where."""
+        return ((self.site, self.key), *((self.target_site, reading) for reading in self.differing))
+
+    @property
     def readings(self) -> tuple[Reading, ...]:
         """What has to be recorded."""
-        return (self.key, self.plus) if self.minus is None else (self.key, self.plus, self.minus)
+        return (self.key, *self.differing)
 
 
 CaptureSpec = RowsSpec | MomentsSpec

@@ -59,12 +59,17 @@ Method = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="ridge, alignez_v1 (give it late --layers), alignez_v2, ccs, mean_difference or shift.",
+        help="ridge, residual_ridge, alignez_v1 (give it late --layers), alignez_v2, ccs, mean_difference or shift.",
     ),
 ]
 Strength = Annotated[
     str | None,
-    typer.Option("--strength", metavar="X", help="The method's own: γ of ridge (default 2), a of the others (1)."),
+    typer.Option(
+        "--strength",
+        metavar="X",
+        help="The method's own: γ of ridge (default 2), s of residual_ridge (1: imitate the good persona), a of the "
+        "others (1).",
+    ),
 ]
 Layers = Annotated[
     str | None,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from alignez_bake.capture.spec import CONTEXTS
 from alignez_bake.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from alignez_bake.architectures.architecture import Architecture
-    from alignez_bake.capture.spec import CaptureSpec
+    from alignez_bake.capture.spec import CaptureSpec, Context
     from alignez_bake.capture.statistics import ActivationStatistics
     from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan
@@ -26,8 +27,14 @@ TopLayers = int | Literal["auto"]
 class CaptureFunction(Protocol):
     """Records what is asked for; `capture.run.Capture` is the one that runs a model."""
 
-    def __call__(self, specs: Sequence[CaptureSpec], plan_so_far: EditPlan | None = None) -> ActivationStatistics:
-        """Run every forward pass that the specs need, once, with the edits of `plan_so_far` applied."""
+    def __call__(
+        self,
+        specs: Sequence[CaptureSpec],
+        plan_so_far: EditPlan | None = None,
+        *,
+        edited: Collection[Context] = CONTEXTS,
+    ) -> ActivationStatistics:
+        """Run every forward pass that the specs need, once, with `plan_so_far` in place in the contexts `edited`."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from alignez_bake.methods.alignez_v1 import ALIGNEZ_V1
 from alignez_bake.methods.alignez_v2 import ALIGNEZ_V2
 from alignez_bake.methods.ccs import CCS
 from alignez_bake.methods.mean_difference import MEAN_DIFFERENCE
+from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE
 from alignez_bake.methods.ridge import RIDGE
 from alignez_bake.methods.shift import SHIFT
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 METHODS: Final[Mapping[str, Method]] = {
     "ridge": RIDGE,
+    "residual_ridge": RESIDUAL_RIDGE,
     "alignez_v1": ALIGNEZ_V1,
     "alignez_v2": ALIGNEZ_V2,
     "ccs": CCS,

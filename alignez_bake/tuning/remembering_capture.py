@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alignez_bake.capture.spec import MomentsSpec, RowsSpec
+from alignez_bake.capture.spec import CONTEXTS, MomentsSpec, RowsSpec
 from alignez_bake.capture.statistics import ActivationStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-    from alignez_bake.capture.spec import CaptureSpec
+    from alignez_bake.capture.spec import CaptureSpec, Context
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.methods.protocol import CaptureFunction
 
@@ -40,10 +40,16 @@ class RememberingCapture:
         self._capture = capture
         self._recorded: dict[CaptureSpec, ActivationStatistics] = {}
 
-    def __call__(self, specs: Sequence[CaptureSpec], plan_so_far: EditPlan | None = None) -> ActivationStatistics:
+    def __call__(
+        self,
+        specs: Sequence[CaptureSpec],
+        plan_so_far: EditPlan | None = None,
+        *,
+        edited: Collection[Context] = CONTEXTS,
+    ) -> ActivationStatistics:
         """As the capture that it wraps; specs that are new run together, in one call."""
         if plan_so_far is not None and plan_so_far.edits:
-            return self._capture(specs, plan_so_far)
+            return self._capture(specs, plan_so_far, edited=edited)
         missing = [spec for spec in dict.fromkeys(specs) if spec not in self._recorded]
         if missing:
             self._recorded.update(dict.fromkeys(missing, self._capture(missing)))

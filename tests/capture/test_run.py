@@ -257,3 +257,32 @@ def test_what_cannot_be_recorded_is_refused(tiny_lm64, pairs):
     alike = [dataclasses.replace(pair, prompts={**pair.prompts, "bad": pair.prompts["good"]}) for pair in pairs]
     with pytest.raises(BadInputError, match="predict the same everywhere"):
         Capture(lm, alike)([RIDGE_SPEC])
+
+
+@pytest.mark.parametrize("edited", [("plain",), CONTEXTS, ()])
+def test_differences_read_elsewhere_of_several_readings_with_edits_in_some_contexts(tiny_lm64, pairs, edited):
+    lm = tiny_lm64("llama")
+    plan = EditPlan((random_edit(Site("mlp_write", 0), 32, 32, seed=3),))
+    at = Site("residual", 1)
+    good, bad, plain = (Reading(context, "output") for context in ("good", "bad", "plain"))
+    spec = MomentsSpec(
+        Site("mlp_write", 1),
+        key=Reading("plain", "input"),
+        plus=good,
+        minus=plain,
+        answer="good",
+        target=at,
+        more=((0.5, good), (-0.5, bad)),
+    )
+
+    def rows(site, reading):
+        within = plan if reading.context in edited else None
+        placed = dataclasses.replace(spec, site=site, target=None, more=(), minus=None, key=reading, plus=reading)
+        return np.concatenate([naive.rows(lm, pair, placed, reading, within) for pair in pairs])
+
+    z = rows(spec.site, spec.key)
+    d = 1.5 * rows(at, good) - 0.5 * rows(at, bad) - rows(at, plain)
+    found = Capture(lm, pairs, batch_size=3)([spec], plan, edited=edited).moments[spec]
+    _close(found.ztz, z.T @ z)
+    _close(found.ztd, z.T @ d)
+    assert found.d_square == pytest.approx(np.square(d).sum(), rel=1e-6)

@@ -1,0 +1,163 @@
+"""Residual ridge: the residual stream under the good persona, reached without the persona, layer by layer.
+
+The same tokens, a prompt and the model's own good answer, are read without persona and after each persona's sentence.
+Behind layer l let
+
+    g_t, b_t   the residual stream of the base at token t after the good and the bad persona's sentence
+    h_t        that of the model without persona, with the edits of the layers in front of l in place
+    z_t        the input of the MLP's writer of layer l in the same run
+
+The edit of layer l adds C_lᵀ z_t to the writer's output, and so to h_t. It should take h_t to
+
+    target_t = g_t + (s - 1) (g_t - b_t)        s = 1: what the persona would have made of the stream; above: beyond
+
+so C_l is the reduced-rank ridge of `methods.ridge`, problem (1), with Z of rows z_t and D of rows w_t (target_t - h_t),
+w_t in [0, 1] the personas' disagreement about the next token (`capture.weights`).
+
+The layers are fitted one after the other, front to back. Fitted all to the unedited model, each edit would again add
+what those in front of it have added already, since what a layer's attention reads has moved with them. So what a layer
+is left to do is what the layers in front of it could not, and the last one sees all that is missing.
+
+With s = 1 nothing is asked for that the base does not do itself when it is told to: the damage is small, and the good
+persona's own mistakes stay. Beyond it the stream leaves what the model has seen; how far that helps depends on the task
+(docs/decisions/residual_ridge.md).
+
+It reads the writer's input, so it folds as W' = W + L Rᵀ. The writer's output must join the residual stream as it is: a
+norm behind it (gemma2, gemma3, olmo2) or a factor (granite) is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from alignez_bake.capture.spec import MomentsSpec, Reading, Weight
+from alignez_bake.edit import Edit
+from alignez_bake.edit_plan import EditPlan
+from alignez_bake.errors import BadInputError
+from alignez_bake.methods.protocol import FitResult, MethodSettings, SiteReport
+from alignez_bake.methods.ridge import fit_ridge
+from alignez_bake.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.capture.spec import Context
+    from alignez_bake.methods.protocol import CaptureFunction, JsonValue
+
+_EDITED: Final[tuple[Context, ...]] = ("plain",)
+_GOOD: Final = Reading("good", "output")
+_BAD: Final = Reading("bad", "output")
+
+
+@dataclass(frozen=True)
+class ResidualRidge:
+    """Reduced-rank ridge at the MLP's writers towards the residual stream under the good persona.
+
+    Figures: `tokens`, `rank`, `explained` (share of ‖D‖²), `contributions` [k], `edit_norm` ‖L Rᵀ‖, `form` (primal or
+    dual), `eigenvectors` (full, or how else), and where there is one `eigenvectors_residual`.
+
+    Attributes:
+        name: as on the command line.
+        default_strength: s; 1 imitates.
+        needs_bias: it makes no constants.
+        has_gates: it is linear.
+        scores_layers: it edits all layers that are given.
+        default_rank: k.
+        penalty: λ.
+        weight: how the rows of D are weighted.
+        most_tokens: fit to an even sample of so many tokens where there are more; None: to all.
+    """
+
+    name: str = "residual_ridge"
+    default_strength: float = 1.0
+    needs_bias: bool = False
+    has_gates: bool = False
+    scores_layers: bool = False
+    default_rank: int = 4
+    penalty: float = 0.01
+    weight: Weight | None = "disagreement"
+    most_tokens: int | None = None
+
+    def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
+        """The MLP's writer in each layer.
+
+        Raises:
+            BadInputError: a mixture of experts, which has no one input, or a writer whose output does not join the
+                residual stream as it is.
+        """
+        if architecture.writer_multiplier is not None:
+            raise BadInputError(
+                f"residual_ridge cannot be fitted to {architecture.model_type}: what its writers give is multiplied "
+                "before it joins the residual stream; use ridge"
+            )
+        for layer in layers:
+            site = Site("mlp_write", layer)
+            writer = architecture.linear_site(site.kind, layer)
+            if "input" not in writer.legal_reads:
+                raise BadInputError(
+                    f"residual_ridge cannot be fitted at {site}: every expert has an input of its own; use ridge"
+                )
+            if writer.post_norm is not None:
+                raise BadInputError(
+                    f"residual_ridge cannot be fitted at {site}: a norm stands between its output and the residual "
+                    "stream; use ridge"
+                )
+        return [Site("mlp_write", layer) for layer in layers]
+
+    def spec(self, site: Site, strength: float, seed: int = 0) -> MomentsSpec:
+        """What is recorded at a site: Z, and D as the derivation has it."""
+        beyond = strength - 1.0
+        return MomentsSpec(
+            site,
+            key=Reading("plain", "input"),
+            plus=_GOOD,
+            minus=Reading("plain", "output"),
+            answer="good",
+            tokens="shared",
+            target=Site("residual", site.layer),
+            more=((beyond, _GOOD), (-beyond, _BAD)) if beyond else (),
+            weight=self.weight,
+            rows_if_fewer=True,
+            most_tokens=self.most_tokens,
+            seed=0 if self.most_tokens is None else seed,
+        )
+
+    def fit(
+        self, capture: CaptureFunction, architecture: Architecture, layers: Sequence[int], settings: MethodSettings
+    ) -> FitResult:
+        """One edit a layer, each fitted with those in front of it in place; so each takes a recording of its own.
+
+        Raises:
+            BadInputError: as `fit_ridge`.
+        """
+        strength = self.default_strength if settings.strength is None else settings.strength
+        edits: list[Edit] = []
+        reports = []
+        for site in self.sites(architecture, sorted(layers)):
+            spec = self.spec(site, strength, settings.seed)
+            statistics = capture([spec], EditPlan(tuple(edits)) if edits else None, edited=_EDITED)
+            recorded = statistics.sums_of(spec)
+            rank = settings.rank or min(self.default_rank, recorded.d_in, recorded.d_out)
+            fit = fit_ridge(site, recorded, penalty=self.penalty, rank=rank, seed=settings.seed)
+            statistics.release()
+            edits.append(Edit(site, left=fit.left, right=fit.right, reads="input", objective=settings.objective))
+            figures: dict[str, JsonValue] = {
+                "tokens": recorded.count,
+                "rank": edits[-1].rank,
+                "explained": fit.explained,
+                "contributions": fit.contributions.tolist(),
+                "edit_norm": float(np.linalg.norm(fit.right)),
+                "form": fit.form,
+                "eigenvectors": fit.eigenvectors,
+            }
+            if fit.residual:
+                figures["eigenvectors_residual"] = fit.residual
+            reports.append(SiteReport(site, figures))
+        return FitResult(tuple(edits), tuple(reports))
+
+
+RESIDUAL_RIDGE: Final = ResidualRidge()
