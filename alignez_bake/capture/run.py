@@ -84,6 +84,7 @@ class Capture:
         self._progress = NoProgress() if progress is None else progress
         self._memory_bytes = memory_bytes
         self._scratch = scratch
+        self._weights_of_base: Weights = {}
 
     def __call__(
         self,
@@ -113,10 +114,14 @@ class Capture:
         planned = planned_capture(
             specs, self._pairs, passes, sizes, memory_bytes=self._memory_bytes, scratch=self._scratch
         )
-        sequences = sum(map(len, passes.values())) + 2 * len({answer for answer, _ in weighted})
         editing = _Editing(self._lm, plan_so_far, frozenset(edited))
+        known = self._weights_of_base if editing.spares_personas else {}
+        missing = [wanted for wanted in weighted if wanted not in known]
+        sequences = sum(map(len, passes.values())) + 2 * len({answer for answer, _ in missing})
         with self._progress.task("Recording activations", sequences * len(self._pairs)) as advance:
-            weights = self._weights(weighted, editing, advance)
+            weights = {**known, **self._weights(missing, editing, advance)}
+            if editing.spares_personas:
+                self._weights_of_base = weights
             return self._statistics(specs, passes, planned, weights, editing=editing, advance=advance)
 
     def _batches(self, answer: AnswerSide, sizes: Sequence[int], most: int) -> Iterator[list[int]]:
@@ -256,6 +261,11 @@ class _Editing(NamedTuple):
     lm: LanguageModel
     plan: EditPlan | None
     contexts: frozenset[Context]
+
+    @property
+    def spares_personas(self) -> bool:
+        """Whether the model is the base under both personas."""
+        return self.plan is None or not self.contexts & {"good", "bad"}
 
     def within(self, context: Context) -> AbstractContextManager[None]:
         """The model as it runs in a context."""

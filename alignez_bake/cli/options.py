@@ -67,8 +67,8 @@ Strength = Annotated[
     typer.Option(
         "--strength",
         metavar="X",
-        help="The method's own: γ of ridge (default 2), s of residual_ridge (1: imitate the good persona), a of the "
-        "others (1).",
+        help="The method's own: γ of ridge (default 2), s of residual_ridge (1.125; 1 imitates the good persona), a of "
+        "the others (1).",
     ),
 ]
 Layers = Annotated[

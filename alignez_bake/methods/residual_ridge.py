@@ -62,7 +62,7 @@ class ResidualRidge:
 
     Attributes:
         name: as on the command line.
-        default_strength: s; 1 imitates.
+        default_strength: s; 1 imitates, and a little beyond was better on every world tried.
         needs_bias: it makes no constants.
         has_gates: it is linear.
         scores_layers: it edits all layers that are given.
@@ -73,7 +73,7 @@ class ResidualRidge:
     """
 
     name: str = "residual_ridge"
-    default_strength: float = 1.0
+    default_strength: float = 1.125
     needs_bias: bool = False
     has_gates: bool = False
     scores_layers: bool = False

@@ -286,3 +286,24 @@ def test_differences_read_elsewhere_of_several_readings_with_edits_in_some_conte
     _close(found.ztz, z.T @ z)
     _close(found.ztd, z.T @ d)
     assert found.d_square == pytest.approx(np.square(d).sum(), rel=1e-6)
+
+
+def test_weights_of_the_base_are_made_once_and_those_of_an_edited_model_anew(tiny_lm64, pairs, monkeypatch):
+    lm = tiny_lm64("llama")
+    plan = EditPlan((random_edit(Site("mlp_write", 0), 32, 32),))
+    made, capture = [], Capture(lm, pairs, batch_size=3)
+    weights = Capture._weights
+
+    def counted(self, wanted, *arguments):
+        made.append(len(wanted))
+        return weights(self, wanted, *arguments)
+
+    monkeypatch.setattr(Capture, "_weights", counted)
+    first = capture([RIDGE_SPEC]).moments[RIDGE_SPEC]
+    again = capture([RIDGE_SPEC], plan, edited=("plain",)).moments[RIDGE_SPEC]
+    edited = capture([RIDGE_SPEC], plan).moments[RIDGE_SPEC]
+    assert made == [1, 0, 1]
+    assert again.d_square == pytest.approx(first.d_square, rel=1e-9)  # both personas are the base's
+    assert not np.allclose(again.ztz, first.ztz)
+    expected = Capture(lm, pairs, batch_size=3)([RIDGE_SPEC], plan).moments[RIDGE_SPEC]
+    assert edited.d_square == expected.d_square

@@ -16,7 +16,7 @@ def test_every_method_is_found_by_its_own_name() -> None:
 def test_defaults_are_those_that_users_are_told() -> None:
     assert {name: method.default_strength for name, method in METHODS.items()} == {
         "ridge": 2.0,
-        "residual_ridge": 1.0,
+        "residual_ridge": 1.125,
         "alignez_v1": 1.0,
         "alignez_v2": 1.0,
         "ccs": 1.0,
