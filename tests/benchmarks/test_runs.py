@@ -125,7 +125,9 @@ def test_the_bare_passes_are_those_of_recording(world):
             with_kwargs=True,
         )
     tasks.record()
-    recorded = seen.copy()
+    # A recording begins with one token, which tells the widths of what is read.
+    recorded = [entry for entry in seen if entry[1] != [entry[1][0][:1]]]
+    assert len({str(ids) for _, ids in seen}) == len({str(ids) for _, ids in recorded}) + 1
     seen.clear()
     tasks.run_only()
     assert sorted(seen) == sorted(recorded)

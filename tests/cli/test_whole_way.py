@@ -98,7 +98,7 @@ def test_later_commands_read_the_result(aligned, cli, cli_base):
         assert ran.out
 
 
-@pytest.mark.parametrize("method", ["residual_ridge", "alignez_v1", "alignez_v2", "ccs", "mean_difference", "shift"])
+@pytest.mark.parametrize("method", ["residual_ridge", "alignez_v1", "alignez_v2", "mean_difference", "shift"])
 def test_every_method_fits_the_pairs(method, aligned, cli, cli_base, tmp_path):
     edits = tmp_path / "edits.safetensors"
     arguments = ("fit", "--model", cli_base, "--pairs", aligned[0] / "alignez" / "pairs.jsonl", "--out", edits)

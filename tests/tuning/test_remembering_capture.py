@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from alignez_bake.capture.spec import MomentsSpec, Reading, RowsSpec
+from alignez_bake.capture.spec import CONTEXTS, MomentsSpec, Reading, RowsSpec
 from alignez_bake.capture.statistics import ActivationStatistics, Moments, Rows, TokenRows
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
@@ -21,7 +21,8 @@ class Counting:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, specs, plan_so_far=None):
+    def __call__(self, specs, plan_so_far=None, *, edited=CONTEXTS):
+        self.edited = edited
         self.calls.append((list(specs), plan_so_far))
         number = float(len(self.calls))
         return ActivationStatistics(
@@ -54,6 +55,8 @@ def test_with_edits_nothing_is_remembered(counting):
     assert [values[0, 0] for values in (plain, *edited)] == [1, 2, 3]
     assert capture(ROWS[:1]).rows[ROWS[0]].values is plain
     assert [plan for _, plan in counting.calls] == [None, PLAN, PLAN]
+    capture(ROWS[:1], PLAN, edited=("plain",))
+    assert counting.edited == ("plain",)
 
 
 def test_token_rows_are_remembered_and_every_source_is_released():
