@@ -31,8 +31,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from alignez_bake.capture.spec import MomentsSpec, Reading, Weight
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.architectures.architecture import Architecture
     from alignez_bake.capture.spec import Context
-    from alignez_bake.methods.protocol import CaptureFunction, JsonValue
+    from alignez_bake.methods.protocol import CaptureFunction
 
 _EDITED: Final[tuple[Context, ...]] = ("plain",)
 _GOOD: Final = Reading("good", "output")
@@ -145,18 +143,7 @@ class ResidualRidge:
             fit = fit_ridge(site, recorded, penalty=self.penalty, rank=rank, seed=settings.seed)
             statistics.release()
             edits.append(Edit(site, left=fit.left, right=fit.right, reads="input", objective=settings.objective))
-            figures: dict[str, JsonValue] = {
-                "tokens": recorded.count,
-                "rank": edits[-1].rank,
-                "explained": fit.explained,
-                "contributions": fit.contributions.tolist(),
-                "edit_norm": float(np.linalg.norm(fit.right)),
-                "form": fit.form,
-                "eigenvectors": fit.eigenvectors,
-            }
-            if fit.residual:
-                figures["eigenvectors_residual"] = fit.residual
-            reports.append(SiteReport(site, figures))
+            reports.append(SiteReport(site, fit.figures(recorded.count)))
         return FitResult(tuple(edits), tuple(reports))
 
 

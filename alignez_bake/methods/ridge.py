@@ -87,6 +87,26 @@ class RidgeFit(NamedTuple):
     eigenvectors: FoundBy
     residual: float
 
+    def figures(self, tokens: int, *, factor: float = 1.0, strength: float = 1.0) -> dict[str, JsonValue]:
+        """What a method reports of a site.
+
+        Args:
+            tokens: that the fit was made on.
+            factor: of C in the edit, where the D that was recorded is 1 / factor of the one that is meant.
+            strength: of the edit.
+        """
+        residual: dict[str, JsonValue] = {"eigenvectors_residual": self.residual} if self.residual else {}
+        return {
+            "tokens": tokens,
+            "rank": len(self.contributions),
+            "explained": self.explained,
+            "contributions": (factor**2 * self.contributions).tolist(),
+            "edit_norm": float(abs(strength) * factor * np.linalg.norm(self.right)),
+            "form": self.form,
+            "eigenvectors": self.eigenvectors,
+            **residual,
+        }
+
 
 def fit_ridge(site: Site, recorded: Moments | TokenRows, *, penalty: float, rank: int, seed: int = 0) -> RidgeFit:
     """Solve problem (1) of the module docstring, in the form that the sizes ask for.
@@ -214,18 +234,7 @@ class Ridge:
                 objective=settings.objective,
             )
             edits.append(edit)
-            figures: dict[str, JsonValue] = {
-                "tokens": recorded.count,
-                "rank": edit.rank,
-                "explained": fit.explained,
-                "contributions": (fit.contributions / 4.0).tolist(),
-                "edit_norm": float(abs(gamma) * np.linalg.norm(fit.right) / 2.0),
-                "form": fit.form,
-                "eigenvectors": fit.eigenvectors,
-            }
-            if fit.residual:
-                figures["eigenvectors_residual"] = fit.residual
-            reports.append(SiteReport(site, figures))
+            reports.append(SiteReport(site, fit.figures(recorded.count, factor=0.5, strength=gamma)))
         return FitResult(tuple(edits), tuple(reports))
 
 
