@@ -6,7 +6,6 @@ judged set of answers, in order. Each piece is written by one call and synced; h
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 from alignez_bake.errors import BadInputError
 from alignez_bake.evaluation.protocol import Judgement, pair_name, pairs_of
 from alignez_bake.exporters.output_folder import parents_made
-from alignez_bake.safetensors_io.strict_json import parse_object, shown
+from alignez_bake.growing_file import append, cut_behind, locked_file, what_changed, whole_lines
+from alignez_bake.safetensors_io.strict_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,14 +85,8 @@ class AnswersFile:
             self.path.unlink(missing_ok=True)
 
     def _append(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        if self.file is None:
-            return
-        try:
-            _write(self.file, "".join(_line(entry) for entry in entries))
-        except OSError as error:
-            raise BadInputError(
-                f"{self.path} cannot be written: {error.strerror or error}; the same command goes on from there"
-            ) from error
+        if self.file is not None:
+            append(self.file, self.path, b"".join(_line(entry) for entry in entries))
 
 
 @contextmanager
@@ -115,7 +109,7 @@ def answers_file(
     if path is None:
         yield AnswersFile(None)
         return
-    with parents_made(path), _locked_file(path) as file:
+    with parents_made(path), locked_file(path, way_out="choose another --out", follow_links=False) as file:
         opened = AnswersFile(path, file=file)
         _take_up(opened, file, path, settings, models, queries=queries, samples=samples)
         try:
@@ -123,20 +117,6 @@ def answers_file(
         finally:
             if not opened.models:  # refused before anything came of it
                 opened.discard()
-
-
-@contextmanager
-def _locked_file(path: Path) -> Iterator[BufferedRandom]:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInputError(f"another run is writing to {path}: wait for it, or choose another --out") from None
-        yield file
 
 
 def judgement_json(judgement: Judgement) -> dict[str, Any]:
@@ -163,16 +143,8 @@ def _take_up(
     size = os.fstat(file.fileno()).st_size
     if size > _MAX_BYTES:
         raise BadInputError(f"{path} has {size} bytes: at most {_MAX_BYTES} are read; remove it to begin anew")
-    data = file.read()
-    first = _line({_HEADER_KEY: _FORMAT, "settings": settings}).encode("utf-8")
-    if first.startswith(data):  # new, or interrupted within the header
-        file.seek(0)
-        file.truncate()
-        _write(file, first.decode("utf-8"))
-        return
-    if not data.startswith(first):
-        raise _other_file(data, path, settings)
-    *whole, _half = data[len(first) :].split(b"\n")
+    first = _line({_HEADER_KEY: _FORMAT, "settings": settings})
+    whole = whole_lines(file, first, lambda line: _other_file(line, path, settings))
     for number, line in enumerate(whole, start=2):
         place = f"{path}, line {number}"
         entry = parse_object(line, place)
@@ -186,9 +158,7 @@ def _take_up(
             if judgement is None or len(opened.judged) >= queries * samples:
                 raise _changed(place)
             opened.judged.append(judgement)
-    end = len(first) + sum(len(line) + 1 for line in whole)
-    file.seek(end)
-    file.truncate()
+    cut_behind(file, first, whole)
 
 
 def _parsed_model(entry: Mapping[str, Any], model: str, queries: int, samples: int) -> ModelAnswers | None:
@@ -230,23 +200,18 @@ def _parsed_judgement(entry: Mapping[str, Any], number: int, models: Sequence[st
     return Judgement(scores, of_pairs, entry["order_dependent"], tuple(unreadable), entry["cut"])
 
 
-def _other_file(data: bytes, path: Path, settings: Mapping[str, Any]) -> BadInputError:
+def _other_file(line: bytes, path: Path, settings: Mapping[str, Any]) -> BadInputError:
     """Why a file that does not begin with this run's header cannot be taken up."""
     try:
-        entry = parse_object(data.split(b"\n", 1)[0], f"{path}, line 1")
+        entry = parse_object(line, f"{path}, line 1")
     except BadInputError:
         entry = {}
     theirs = entry.get("settings")
     if entry.get(_HEADER_KEY) != _FORMAT or not isinstance(theirs, dict):
         return BadInputError(f"{path} is in the way: it is no evaluation that this tool began; choose another --out")
     ours = json.loads(json.dumps(settings))
-    changed = [
-        f"{key} was {shown(theirs.get(key))}, now {shown(ours.get(key))}"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
-    ]
     return BadInputError(
-        f"{path} was begun with other settings ({'; '.join(changed) or 'written otherwise'}): use those, choose "
+        f"{path} was begun with other settings ({what_changed(theirs, ours)}): use those, choose "
         "another --out, or remove the file"
     )
 
@@ -267,11 +232,5 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _line(entry: Mapping[str, Any]) -> str:
-    return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _write(file: BufferedRandom, text: str) -> None:
-    file.write(text.encode("utf-8"))
-    file.flush()
-    os.fsync(file.fileno())
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")

@@ -6,18 +6,17 @@ lines) is cut off, and the batch is made anew; as its seed depends on nothing bu
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.growing_file import append, cut_behind, locked_file, what_changed, whole_lines
 from alignez_bake.preference_pairs.pair_file import check_origin
 from alignez_bake.preference_pairs.records import HEADER_KEY, PairRecord, parse_header, parse_record
-from alignez_bake.safetensors_io.strict_json import parse_object, shown
+from alignez_bake.safetensors_io.strict_json import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,12 +48,7 @@ class GrowingPairFile:
         """
         if self.file is None:
             return
-        try:
-            _write(self.file, "".join(record.line() + "\n" for record in records).encode("utf-8"))
-        except OSError as error:
-            raise BadInputError(
-                f"{self.path} cannot be written: {error.strerror or error}; the same command goes on from there"
-            ) from error
+        append(self.file, self.path, "".join(record.line() + "\n" for record in records).encode("utf-8"))
 
 
 @contextmanager
@@ -75,16 +69,7 @@ def growing_pair_file(
     if path is None:
         yield GrowingPairFile(None, (), None)
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInputError(f"another run is writing to {path}: wait for it, or choose another file") from None
+    with locked_file(path) as file:
         finished = _take_up(file, path, header, batches)
         yield GrowingPairFile(path, finished, file)
 
@@ -92,16 +77,8 @@ def growing_pair_file(
 def _take_up(
     file: BufferedRandom, path: Path, header: PairHeader, batches: Sequence[Sequence[tuple[str, str, str]]]
 ) -> tuple[tuple[PairRecord, ...], ...]:
-    data = file.read()
     first = (header.line() + "\n").encode("utf-8")
-    if first.startswith(data):  # new, or interrupted within the header
-        file.seek(0)
-        file.truncate()
-        _write(file, first)
-        return ()
-    if not data.startswith(first):
-        raise _other_file(data, path, header)
-    *whole, _half = data[len(first) :].split(b"\n")
+    whole = whole_lines(file, first, lambda line: _other_file(line, path, header))
     ends = list(accumulate(len(batch) for batch in batches))
     if len(whole) > (ends[-1] if ends else 0):
         raise BadInputError(f"{path} holds more pairs than this command makes: choose another file")
@@ -115,16 +92,13 @@ def _take_up(
         if (record.query["query"], record.objective, record.side) != key:
             raise BadInputError(f"{place} is not the answer that belongs there: the file was changed; choose another")
         records.append(record)
-    end = len(first) + sum(len(line) + 1 for line in kept)
-    file.seek(end)
-    file.truncate()
+    cut_behind(file, first, kept)
     starts = [0, *ends]
     return tuple(tuple(records[starts[batch] : starts[batch + 1]]) for batch in range(number_finished))
 
 
-def _other_file(data: bytes, path: Path, header: PairHeader) -> BadInputError:
+def _other_file(line: bytes, path: Path, header: PairHeader) -> BadInputError:
     """Why a file that does not begin with this run's header cannot be taken up."""
-    line = data.split(b"\n", 1)[0]
     try:
         entry = parse_object(line, f"{path}, line 1")
         if HEADER_KEY not in entry:
@@ -134,18 +108,6 @@ def _other_file(data: bytes, path: Path, header: PairHeader) -> BadInputError:
     except BadInputError as error:
         return BadInputError(f"{path} exists and cannot be continued: {error}")
     ours, theirs = json.loads(header.line())["settings"], other.settings
-    changed = [
-        f"{key} was {shown(theirs.get(key))}, now {shown(ours.get(key))}"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
-    ]
     return BadInputError(
-        f"{path} was begun with other settings ({'; '.join(changed) or 'written otherwise'}): "
-        "use those, or choose another file"
+        f"{path} was begun with other settings ({what_changed(theirs, ours)}): use those, or choose another file"
     )
-
-
-def _write(file: BufferedRandom, data: bytes) -> None:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())

@@ -113,7 +113,7 @@ class Crew(Generic[Tag, Result]):
             self._failed = self._failed or error
             self._state.notify_all()
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self) -> Callable[[], object] | None:
         """What to do next: first what others wait for."""
         with self._state:
             while self._failed is None:
@@ -129,7 +129,7 @@ class Crew(Generic[Tag, Result]):
                         self._no_more = True
                         continue
                     if tag is None:
-                        return partial(_without_result, job)
+                        return job
                     self._begun += 1
                     return partial(self._run_job, self._begun - 1, tag, job)
                 if self._no_more and self._begun == self._taken and not (self._beside or self._at_beside):
@@ -171,7 +171,3 @@ class Crew(Generic[Tag, Result]):
                     self._state.notify_all()
                     return
             job()
-
-
-def _without_result(job: Callable[[], object]) -> None:
-    job()

@@ -12,14 +12,13 @@ it, the others are measured and appended, each by one synced write. Half a line,
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.growing_file import append, cut_behind, locked_file, what_changed, whole_lines
 from alignez_bake.safetensors_io.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
@@ -94,14 +93,8 @@ class TuningState:
         return value
 
     def _append(self, entry: Mapping[str, Any]) -> None:
-        if self._file is None:
-            return
-        try:
-            _write(self._file, _line(entry))
-        except OSError as error:
-            raise BadInputError(
-                f"{self.path} cannot be written: {error.strerror or error}; the same command goes on from there"
-            ) from error
+        if self._file is not None:
+            append(self._file, self.path, _line(entry))
 
     def _changed(self) -> BadInputError:
         return BadInputError(
@@ -125,41 +118,23 @@ def tuning_state(path: Path | None, search: Mapping[str, Any]) -> Iterator[Tunin
     if path is None:
         yield TuningState(None, None, ())
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise BadInputError(f"{path} cannot be written: {error.strerror or error}") from error
-    with os.fdopen(descriptor, "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInputError(f"another run is writing to {path}: wait for it, or choose another file") from None
+    with locked_file(path) as file:
         state = TuningState(path, file, _take_up(file, path, search))
         yield state
         state.check_finished()
 
 
 def _take_up(file: BufferedRandom, path: Path, search: Mapping[str, Any]) -> list[bytes]:
-    data = file.read()
     first = _line({HEADER_KEY: FORMAT, "search": dict(search)})
-    if first.startswith(data):  # new, or interrupted within the header
-        file.seek(0)
-        file.truncate()
-        _write(file, first)
-        return []
-    if not data.startswith(first):
-        raise _other_file(data, path, json.loads(first)["search"])
-    *whole, half = data[len(first) :].split(b"\n")
-    file.seek(len(data) - len(half))
-    file.truncate()
-    return whole
+    lines = whole_lines(file, first, lambda line: _other_file(line, path, json.loads(first)["search"]))
+    cut_behind(file, first, lines)
+    return lines
 
 
-def _other_file(data: bytes, path: Path, ours: Mapping[str, Any]) -> BadInputError:
+def _other_file(line: bytes, path: Path, ours: Mapping[str, Any]) -> BadInputError:
     """Why a file that does not begin with this search's header cannot be taken up."""
     try:
-        entry = parse_object(data.split(b"\n", 1)[0], f"{path}, line 1")
+        entry = parse_object(line, f"{path}, line 1")
     except BadInputError as error:
         return BadInputError(f"{path} exists and cannot be continued: {error}")
     theirs = entry.get("search")
@@ -167,14 +142,8 @@ def _other_file(data: bytes, path: Path, ours: Mapping[str, Any]) -> BadInputErr
         return BadInputError(f"{path} exists and is no file of a search that this tool began: choose another file")
     if entry[HEADER_KEY] != FORMAT or isinstance(entry[HEADER_KEY], bool):
         return BadInputError(f"{path} is of format {shown(entry[HEADER_KEY])}: this version goes on with {FORMAT}")
-    changed = [
-        f"{key} was {shown(theirs.get(key))}, now {shown(ours.get(key))}"
-        for key in sorted({*ours, *theirs})
-        if ours.get(key) != theirs.get(key)
-    ]
     return BadInputError(
-        f"{path} is of another search ({'; '.join(changed) or 'written otherwise'}): choose another file, or the "
-        "settings of that one"
+        f"{path} is of another search ({what_changed(theirs, ours)}): choose another file, or the settings of that one"
     )
 
 
@@ -188,9 +157,3 @@ def _is_number(value: object) -> bool:
 
 def _line(entry: Mapping[str, Any]) -> bytes:
     return (json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
-
-
-def _write(file: BufferedRandom, data: bytes) -> None:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
