@@ -36,7 +36,7 @@ from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.methods.protocol import FitResult, MethodSettings, SiteReport
-from alignez_bake.methods.ridge import fit_ridge
+from alignez_bake.methods.ridge import fit_recorded
 from alignez_bake.site import Site
 
 if TYPE_CHECKING:
@@ -138,12 +138,9 @@ class ResidualRidge:
         for site in self.sites(architecture, sorted(layers)):
             spec = self.spec(site, strength, settings.seed)
             statistics = capture([spec], EditPlan(tuple(edits)) if edits else None, edited=_EDITED)
-            recorded = statistics.sums_of(spec)
-            rank = settings.rank or min(self.default_rank, recorded.d_in, recorded.d_out)
-            fit = fit_ridge(site, recorded, penalty=self.penalty, rank=rank, seed=settings.seed)
-            statistics.release()
+            fit, tokens = fit_recorded(statistics, spec, settings, default_rank=self.default_rank, penalty=self.penalty)
             edits.append(Edit(site, left=fit.left, right=fit.right, reads="input", objective=settings.objective))
-            reports.append(SiteReport(site, fit.figures(recorded.count)))
+            reports.append(SiteReport(site, fit.figures(tokens)))
         return FitResult(tuple(edits), tuple(reports))
 
 

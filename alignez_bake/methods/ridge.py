@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from alignez_bake.architectures.architecture import Architecture
-    from alignez_bake.capture.statistics import Moments
+    from alignez_bake.capture.statistics import ActivationStatistics, Moments
     from alignez_bake.methods.protocol import CaptureFunction, JsonValue
     from alignez_bake.methods.top_eigenpairs import FoundBy
     from alignez_bake.site import SiteKind
@@ -147,6 +147,33 @@ def fit_ridge(site: Site, recorded: Moments | TokenRows, *, penalty: float, rank
     return RidgeFit(left, right, contributions, explained, form, top.found_by, top.residual)
 
 
+def fit_recorded(
+    statistics: ActivationStatistics,
+    spec: MomentsSpec,
+    settings: MethodSettings,
+    *,
+    default_rank: int,
+    penalty: float,
+) -> tuple[RidgeFit, int]:
+    """The ridge of what was recorded at one site, whose memory is released then, and the number of tokens.
+
+    Args:
+        statistics: of a capture.
+        spec: which of them.
+        settings: rank and seed.
+        default_rank: k where none is asked for; less where the map is narrower.
+        penalty: λ.
+
+    Raises:
+        BadInputError: as `fit_ridge`.
+    """
+    recorded = statistics.sums_of(spec)
+    rank = settings.rank or min(default_rank, recorded.d_in, recorded.d_out)
+    fit = fit_ridge(spec.site, recorded, penalty=penalty, rank=rank, seed=settings.seed)
+    statistics.release()
+    return fit, recorded.count
+
+
 @dataclass(frozen=True)
 class Ridge:
     """Reduced-rank ridge regression at a writer; the values are those that design runs settled on.
@@ -221,10 +248,7 @@ class Ridge:
         edits = []
         reports = []
         for site, spec in specs.items():
-            recorded = statistics.sums_of(spec)
-            rank = settings.rank or min(self.default_rank, recorded.d_in, recorded.d_out)
-            fit = fit_ridge(site, recorded, penalty=self.penalty, rank=rank, seed=settings.seed)
-            statistics.release()
+            fit, tokens = fit_recorded(statistics, spec, settings, default_rank=self.default_rank, penalty=self.penalty)
             edit = Edit(
                 site,
                 left=fit.left,
@@ -234,7 +258,7 @@ class Ridge:
                 objective=settings.objective,
             )
             edits.append(edit)
-            reports.append(SiteReport(site, fit.figures(recorded.count, factor=0.5, strength=gamma)))
+            reports.append(SiteReport(site, fit.figures(tokens, factor=0.5, strength=gamma)))
         return FitResult(tuple(edits), tuple(reports))
 
 
