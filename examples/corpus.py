@@ -67,9 +67,9 @@ def neutral_lines(world: World, rng: Random, *, held_out: bool) -> Iterator[str]
             yield line
 
 
-def pretraining_documents(world: World, count: int, seed: int) -> list[Document]:
+def pretraining_documents(world: World, count: int, seed: int, mix: Mix = PRETRAINING) -> list[Document]:
     """Make the corpus of the base: half of the answers nobody asked a persona for are good, half are bad."""
-    return _documents(world, count, seed, PRETRAINING, SIDES)
+    return _documents(world, count, seed, mix, SIDES)
 
 
 def fine_tuning_documents(world: World, count: int, seed: int) -> list[Document]:
