@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from examples.architectures import ARCHITECTURES
-from examples.corpus import PRETRAINING, Document, Mix, fine_tuning_documents, pretraining_documents
+from examples.corpus import Document, fine_tuning_documents, pretraining_documents
 from examples.data_files import good_documents, held_out_queries, write_data_files
 from examples.measure import Behaviour, measure, unasked_rate
 from examples.optimisation import Schedule, mean_loss, train
@@ -104,15 +104,12 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
     return loaded.eval()
 
 
-def make_twins(world: World, architecture: str, out: Path, seed: int, steps: int, mix: Mix = PRETRAINING) -> Outcome:
-    """Train, save and measure the base, then its twin. The twin starts from the base as saved, rounding included.
-
-    Another mix gives another base: one that obeys its personas more or less.
-    """
+def make_twins(world: World, architecture: str, out: Path, seed: int, steps: int) -> Outcome:
+    """Train, save and measure the base, then its twin. The twin starts from the base as saved, rounding included."""
     pretraining = Schedule(steps=steps, peak=2e-3)
     fine_tuning = Schedule(steps=max(1, steps // 8), peak=5e-4, warm_up=10)
 
-    documents = pretraining_documents(world, pretraining.steps * pretraining.batch_size, seed, mix)
+    documents = pretraining_documents(world, pretraining.steps * pretraining.batch_size, seed)
     tokenizer = train_tokenizer(documents, world.prompt_template)
 
     def encode(batch: list[Document]) -> list[list[int]]:
