@@ -19,6 +19,7 @@ from tests.tiny_models import VOCABULARY
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "tokenizers", "huggingface_hub", "onnx", "onnxscript", "onnxruntime", "peft", "gguf"}
+HEAVY |= {"matplotlib"}
 
 
 @pytest.fixture(scope="module")

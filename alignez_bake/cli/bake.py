@@ -69,6 +69,7 @@ def bake_command(
     linearise: options.Linearise = False,
     refit_block: options.RefitBlock = False,
     reversible: options.Reversible = False,
+    report: options.Report = None,
     push: options.Push = None,
     device: options.Device = "auto",
     batch_size: options.BatchSize = 64,
@@ -112,6 +113,7 @@ def bake_command(
             allow_other_base=allow_other_base,
             trust_remote_code=trust_remote_code,
             seed=seed,
+            report=report,
             dry_run=dry_run,
             json=json,
         )
@@ -149,6 +151,7 @@ def bake_command(
         device=resolved_device(device) if runs else device,
         trust_remote_code=trust_remote_code,
         seed=seed,
+        report=report,
         dry_run=dry_run,
         progress=RichProgress(),
     )

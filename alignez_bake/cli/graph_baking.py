@@ -47,6 +47,7 @@ def bake_into_graph(
     allow_other_base: bool,
     trust_remote_code: bool,
     seed: int,
+    report: bool | None,
     dry_run: bool,
     json: bool,
 ) -> None:
@@ -68,6 +69,7 @@ def bake_into_graph(
         device=resolved_device(device) if level == "forward" else device,
         trust_remote_code=trust_remote_code,
         seed=seed,
+        report=report,
         dry_run=dry_run,
         progress=RichProgress(),
     )
@@ -79,6 +81,7 @@ def bake_into_graph(
             return [decision_table(result.decisions), f"Dry run: nothing was written to {out}."]
         files = [f"{name}: {way}." for name, way in result.data_files]
         left_out = [f"Left out: {name} ({reason})." for name, reason in result.skipped]
+        left_out += [f"Note: {note}." for note in result.notes]
         written = f"Written to {result.path}: {result.written / 1e6:.1f} MB of new bytes."
         return [decision_table(result.decisions), certificate_table(result.levels), *files, *left_out, written]
 

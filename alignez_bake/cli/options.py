@@ -198,6 +198,13 @@ BatchSize = Annotated[int, typer.Option("--batch-size", metavar="N", help="Texts
 SavePairs = Annotated[
     bool, typer.Option("--save-pairs", help="Keep the pairs that the base wrote, as OUT/alignez/pairs.jsonl.")
 ]
+Report = Annotated[
+    bool | None,
+    typer.Option(
+        "--report/--no-report",
+        help="Write OUT/alignez/report.html, a page that shows the result; unless told, where a model is run anyway.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would be done; write nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output, all else on standard error.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Answer yes to every confirmation.")]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.commands.answers import CARD_SAMPLES
+from alignez_bake.commands.activation_pictures import with_pictures
+from alignez_bake.commands.answers import SAMPLES
 from alignez_bake.commands.bake import BakeResult, bake
 from alignez_bake.commands.fit import fitted_json
 from alignez_bake.commands.refitting import expected_plan
@@ -25,6 +26,8 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import Asked, Fitted, fit_edits, read_asked, write_own_pairs
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.prompt_form import prompt_form
+from alignez_bake.report.html.packages import page_wanted
+from alignez_bake.report.html.page_parts import PageParts
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
@@ -135,6 +138,7 @@ def align(
     seed: int = 0,
     batch_size: int = 64,
     save_pairs: bool = False,
+    report: bool | None = None,
     trust_remote_code: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -170,6 +174,7 @@ def align(
         seed: of everything that is sampled.
         batch_size: texts that run together.
         save_pairs: keep the pairs as `OUT/alignez/pairs.jsonl`.
+        report: whether to write `OUT/alignez/report.html`; unless told, where its packages are installed.
         trust_remote_code: passed to transformers' loader of the base; and whether the result may bring a small code
             file along, for edits that do not fold.
         dry_run: check everything that can be checked without running the model; write nothing.
@@ -179,6 +184,7 @@ def align(
         BadInputError: anything that is refused, before the long work starts where it can be known then.
     """
     out = Path(out)
+    wanted, _ = page_wanted(asked=report, by_default=True)
     objectives_file = None if objectives_file is None else Path(objectives_file)
     queries = None if queries is None else Path(queries)
     asked = read_asked(objective, objectives_file, queries)
@@ -236,6 +242,18 @@ def align(
                 batch_size=batch_size,
                 progress=progress,
             )
+            shown = PageParts(out.name, notes=(f"Pairs: {limits.note}.",) if limits.note else ())
+            if wanted:
+                shown = with_pictures(
+                    shown,
+                    lm,
+                    pairs.records,
+                    asked.objectives,
+                    form=form,
+                    plan=fitted.plan,
+                    batch_size=batch_size,
+                    progress=progress,
+                )
             del lm  # verification loads what it needs
             baked = bake(
                 model,
@@ -255,7 +273,9 @@ def align(
                 trust_remote_code=trust_remote_code,
                 seed=seed,
                 pairs=growing if save_pairs else None,
-                sample_queries=[query["query"] for query in asked.queries[:CARD_SAMPLES]],
+                sample_queries=[query["query"] for query in asked.queries[:SAMPLES]],
+                report=report,
+                shown=shown,
                 progress=progress,
             )
         except BadInputError:

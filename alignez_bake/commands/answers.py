@@ -1,4 +1,4 @@
-"""What a model answers to queries, and which queries stand in a model card."""
+"""What a model answers to queries, and which queries stand in the report and the model card."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
 
-CARD_SAMPLES: Final = 3
-_CARD_TOKENS: Final = 60
+SAMPLES: Final = 8
+"""Of each result; the model card shows the first of them."""
+_SAMPLE_TOKENS: Final = 60
 
 
 def answers(
@@ -68,7 +69,7 @@ def recorded_template(plan: EditPlan) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def card_samples(
+def samples_of(
     base: ModelFolder,
     result: RunningResult,
     plan: EditPlan,
@@ -78,9 +79,9 @@ def card_samples(
     batch_size: int,
     trust_remote_code: bool,
 ) -> list[tuple[str, str, str]]:
-    """Queries with the base's greedy answer and the artefact's, for a model card; none without a tokenizer.
+    """Queries with the base's greedy answer and the artefact's; none without a tokenizer.
 
-    Answers are cut to what the model has positions for, since the card is no place to fail.
+    Answers are cut to what the model has positions for, since a report is no place to fail.
 
     Args:
         base: the base.
@@ -94,13 +95,13 @@ def card_samples(
     if not has_tokenizer(base.path):
         return []
     objective = plan.objectives[0] if plan.objectives else ""
-    asked = list(queries or [query["query"] for query in shipped_queries(objective)])[:CARD_SAMPLES]
+    asked = list(queries or [query["query"] for query in shipped_queries(objective)])[:SAMPLES]
     template = recorded_template(plan)
     aligned = result.answering()
     form = prompt_form(aligned.tokenizer, template)
     longest = max(len(form.context_ids(query, None)) for query in asked)
-    room = aligned.positions or longest + _CARD_TOKENS
-    tokens = min(_CARD_TOKENS, room - longest)
+    room = aligned.positions or longest + _SAMPLE_TOKENS
+    tokens = min(_SAMPLE_TOKENS, room - longest)
     if tokens < 1:
         return []
     original = TorchAnswering(load_language_model(base, device=device, trust_remote_code=trust_remote_code))

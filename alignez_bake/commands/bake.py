@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,10 @@ from alignez_bake.integrity.measure import manifest_of_weights
 from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.progress import NoProgress
-from alignez_bake.report.model_card import model_card
+from alignez_bake.report.html.packages import page_wanted
+from alignez_bake.report.html.page_parts import PageParts
+from alignez_bake.report.html.report_data import Sample
+from alignez_bake.report.model_card import CARD_SAMPLES, model_card
 from alignez_bake.report.record import decisions_json, write_record
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 from alignez_bake.streaming.rounding_choice import checked_rounding
@@ -49,7 +52,7 @@ class BakeResult(Certified):
         lowering: the way of each edit.
         skipped: files of the base that are not in the result, with the reason.
         refitted: how the edits were changed before, if that was asked for.
-        notes: what the exporter did beside the edits, one line each.
+        notes: what the exporter did beside the edits, and why there is no report, one line each.
     """
 
     lowering: Lowering
@@ -106,6 +109,8 @@ def bake(
     seed: int = 0,
     pairs: str | Path | None = None,
     sample_queries: Sequence[str] = (),
+    report: bool | None = None,
+    shown: PageParts | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> BakeResult:
@@ -141,8 +146,11 @@ def bake(
             where the base runs, passed to transformers' loader.
         seed: recorded with the result.
         pairs: file to keep as `OUT/alignez/pairs.jsonl`.
-        sample_queries: with `verify="forward"`, the first of them stand in the model card with answers of the base
-            and of the result; shipped ones unless given.
+        sample_queries: with `verify="forward"`, the first of them stand in the model card, and some more in the
+            report, with answers of the base and of the result; shipped ones unless given.
+        report: whether to write `OUT/alignez/report.html`; unless told, where the result is run to be verified, and
+            where `shown` is given.
+        shown: what the report has beside the records; of the whole way.
         dry_run: decide, write nothing; the result has no levels.
         progress: where to say how far it is.
 
@@ -174,6 +182,7 @@ def bake(
             runs_on=runs_on,
         )
         settings.check_options(exporter.name, exporter.options)
+        wanted, no_report = page_wanted(asked=report, by_default=verify == "forward" or shown is not None)
         _check_reversible(exporter, base, reversible=reversible)
         code = trust_remote_code or not exporter.inserts_need_code
 
@@ -226,9 +235,9 @@ def bake(
                 running = exporter.reload(base, staging, lowering, device=device, trust_remote_code=trust_remote_code)
                 levels.append(running.certify(progress))
                 # Imports torch and transformers, which the rest of a bake does without.
-                from alignez_bake.commands.answers import card_samples  # noqa: PLC0415
+                from alignez_bake.commands.answers import samples_of  # noqa: PLC0415
 
-                samples = card_samples(
+                samples = samples_of(
                     base,
                     running,
                     plan,
@@ -246,7 +255,7 @@ def bake(
                 library=exporter.card_library,
                 dtype=dtype,
                 flags=settings.flags(),
-                samples=samples,
+                samples=samples[:CARD_SAMPLES],
                 needs_code=bool(lowering.inserts) and exporter.inserts_need_code,
                 base_id=hub_name(model),
             )
@@ -261,10 +270,17 @@ def bake(
                 known=manifest_of_weights(exported.written, algorithm=settings.hash_algorithm),
                 algorithm=settings.hash_algorithm,
                 refit=None if refit is None else refit.to_json(),
+                page=_page(shown or PageParts(out.name), samples) if wanted else None,
                 progress=progress,
             )
-        left_out = tuple((file.name, file.reason) for file in exported.skipped)
-        return BakeResult(path, tuple(levels), lowering, left_out, refit, exported.notes)
+        return BakeResult(
+            path,
+            tuple(levels),
+            lowering,
+            tuple((file.name, file.reason) for file in exported.skipped),
+            refit,
+            (*exported.notes, *no_report),
+        )
 
 
 def plan_of(edits: str | Path | EditPlan, weights: Mapping[str, float] | None) -> EditPlan:
@@ -275,6 +291,11 @@ def plan_of(edits: str | Path | EditPlan, weights: Mapping[str, float] | None) -
     """
     plan = edits if isinstance(edits, EditPlan) else read_edits(edits_file(edits))
     return plan.with_weights(weights) if weights else plan
+
+
+def _page(shown: PageParts, samples: Sequence[tuple[str, str, str]]) -> PageParts:
+    """With the answers before and after, of which the card shows the first few."""
+    return replace(shown, samples=tuple(Sample(*sample) for sample in samples))
 
 
 def _verdict(levels: Sequence[LevelCertificate], refit: Refitted | None) -> Verdict | None:

@@ -24,6 +24,8 @@ from alignez_bake.onnx_patch.patch import bytes_needed, write_patched
 from alignez_bake.onnx_patch.record import write_graph_record
 from alignez_bake.onnx_patch.tensors_level import certify_stored
 from alignez_bake.progress import NoProgress
+from alignez_bake.report.html.packages import page_wanted
+from alignez_bake.report.html.page_parts import PageParts
 from alignez_bake.report.record import decisions_json
 
 if TYPE_CHECKING:
@@ -48,12 +50,14 @@ class GraphBakeResult(Certified):
         data_files: the base's data files in the result, and how each came there: `reflinked`, `hard-linked`, `copied`.
         written: bytes of the new graph file and of the side file with the new values.
         skipped: files of the base's folder that are not in the result, with the reason.
+        notes: why there is no report, one line each.
     """
 
     decisions: tuple[Decision, ...]
     data_files: tuple[tuple[str, str], ...] = ()
     written: int = 0
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
@@ -63,6 +67,7 @@ class GraphBakeResult(Certified):
             "data_files": [{"name": name, "way": way} for name, way in self.data_files],
             "bytes_written": self.written,
             "files_left_out": [{"name": name, "reason": reason} for name, reason in self.skipped],
+            "notes": list(self.notes),
         }
 
 
@@ -79,6 +84,7 @@ def bake_onnx(
     device: str = "cpu",
     trust_remote_code: bool = False,
     seed: int = 0,
+    report: bool | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> GraphBakeResult:
@@ -99,6 +105,7 @@ def bake_onnx(
         device: for `verify="forward"`: "cpu", "cuda", ...
         trust_remote_code: for `verify="forward"` with `model`, passed to transformers' loader.
         seed: recorded with the result.
+        report: whether to write `OUT/alignez/report.html`; unless told, where the graphs are run.
         dry_run: decide, write nothing; the result has no levels.
         progress: where to say how far it is.
 
@@ -110,6 +117,7 @@ def bake_onnx(
     """
     folder, out = Path(base_onnx), Path(out)
     progress = progress or NoProgress()
+    wanted, no_report = page_wanted(asked=report, by_default=verify == "forward")
     graph = open_base_graph(folder)
     check_output(out, folder)
     plan = plan_of(edits, weights)
@@ -163,10 +171,11 @@ def bake_onnx(
             plan=plan,
             base=folder,
             ways=cast("dict[str, Way]", dict(written.data_files)),
+            page=PageParts(out.name) if wanted else None,
             progress=progress,
         )
     left_out = tuple((entry.name, entry.reason) for entry in skipped)
-    return GraphBakeResult(path, tuple(levels), decisions, written.data_files, written.size, left_out)
+    return GraphBakeResult(path, tuple(levels), decisions, written.data_files, written.size, left_out, no_report)
 
 
 def running_level(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from alignez_bake.exporters.output_folder import publish
+from alignez_bake.exporters.output_folder import OURS, publish
 from alignez_bake.integrity.hashing import DEFAULT
 from alignez_bake.integrity.manifest import write_manifest
 from alignez_bake.integrity.measure import manifest_of
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from alignez_bake.integrity.hashing import Algorithm
     from alignez_bake.integrity.manifest import Manifest
     from alignez_bake.progress import Progress
+    from alignez_bake.report.html.page_parts import PageParts
     from alignez_bake.streaming.written import Way
 
 SPARE_BYTES: Final = 16 * 1024 * 1024
@@ -38,6 +39,7 @@ def finish(
     ways: Mapping[str, Way] | None = None,
     algorithm: Algorithm = DEFAULT,
     refit: Mapping[str, Any] | None = None,
+    page: PageParts | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write what is known once a result is checked, and move it to its place.
@@ -54,6 +56,7 @@ def finish(
         ways: how files came that share the base's blocks, by name.
         algorithm: of the manifest's hashes.
         refit: as in `write_certificate`.
+        page: what the report shows beside the records; None for no report.
         progress: counts files that are hashed.
 
     Returns:
@@ -64,7 +67,19 @@ def finish(
     """
     write_certificate(staging, levels, verdict, refit=refit)
     (staging / "README.md").write_text(card, encoding="utf-8")
+    if page is not None:
+        _write_report(staging, page)
     # Last, since it is of all other files.
     write_manifest(staging, manifest_of(staging, base, known=known, ways=ways, algorithm=algorithm, progress=progress))
     plan.check_files()
     return publish(staging, out, failed=verdict != "passed")
+
+
+def _write_report(staging: Path, page: PageParts) -> None:
+    # matplotlib takes most of a second to import, and a bake without a report needs none of it.
+    from alignez_bake.report.html.of_result import REPORT_FILE, page_of_result  # noqa: PLC0415
+    from alignez_bake.report.html.page_parts import write_parts  # noqa: PLC0415
+
+    write_parts(staging, page)
+    # Made of what was just written, so that the same page can be made of the result again.
+    (staging / OURS / REPORT_FILE).write_text(page_of_result(staging), encoding="utf-8")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.evaluation.figures import Figures
 
-MISSING: Final = "no plot: matplotlib is not installed (pip install 'alignez-bake[eval]')"
+MISSING: Final = "no plot: matplotlib is not installed (pip install matplotlib)"
 _OUTCOMES: Final = (("win", "C0"), ("tie", "0.8"), ("lose", "C3"))
 
 
@@ -30,7 +30,7 @@ def plot(figures: Figures, file: Path) -> None:
         figures: what was found.
         file: SVG to write, the same bytes for the same figures.
     """
-    import matplotlib as mpl  # noqa: PLC0415 - an extra, and slow to import
+    import matplotlib as mpl  # noqa: PLC0415 - slow to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     heights = [len(figures.models)] * bool(figures.models) + [len(figures.pairs)]

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.report.card_metadata import BaseCard
 
+CARD_SAMPLES: Final = 3
+"""Samples that a card has room for."""
 _CITATION: Final = """@misc{adila2024alignez,
   title = {Is Free Self-Alignment Possible?},
   author = {Dyah Adila and Changho Shin and Yijing Zhang and Frederic Sala},

@@ -50,6 +50,7 @@ def test_the_result_is_certified_on_both_levels(aligned, cli_base):
     assert len(pairs) == 1 + 2 * 12
     assert sorted(path.name for path in out.parent.iterdir()) == ["out"]
     ours = {"alignez.json", "certificate.json", "edits.safetensors", "manifest.json", "pairs.jsonl"}
+    ours |= {"report.html", "report.json"}
     expected = {"README.md", "alignez", *(f"alignez/{name}" for name in ours)}
     assert set(contents(out)) == set(contents(cli_base)) | expected
 

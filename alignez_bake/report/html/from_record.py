@@ -21,7 +21,7 @@ _OWN_JUDGEMENT: Final = (
     "you want, neither is this one's."
 )
 # What the page shows elsewhere, or what is too long to be a setting.
-_NOT_SETTINGS: Final = ("sites", "notes", "refits", "tool", "method", "settings", "seed")
+_NOT_SETTINGS: Final = ("sites", "notes", "refits", "tool", "method", "settings", "seed", "tuning")
 
 
 def report_data_from_record(
