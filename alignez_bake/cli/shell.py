@@ -25,7 +25,6 @@ INTERRUPTED: Final = 130
 _INTERRUPTION: Final = "interrupted; nothing half-written is left, and the same command goes on"
 # What a later version brings is refused by name, not as a typing error.
 LATER_OPTIONS: Final = (
-    "--feasibility",
     "--kl-budget",
     "--neutral",
 )

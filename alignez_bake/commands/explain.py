@@ -1,14 +1,19 @@
-"""`explain`: what would be folded, inserted or refused, and why; without edits, what a base allows."""
+"""`explain`: what would be folded, inserted or refused, and why; without edits, what a base allows.
+
+With `feasibility` it also runs the base, and says whether alignment is likely to help.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.commands.bake import check_base
 from alignez_bake.edit_file import read_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
+from alignez_bake.feasibility.settings import FeasibilitySettings
 from alignez_bake.hub.download import base_folder, edits_file
 from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
@@ -17,10 +22,10 @@ from alignez_bake.report.record import decisions_json
 from alignez_bake.site import LEGAL_READS, SITE_DESCRIPTIONS, SITE_KINDS, Reads, Site, SiteKind
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from alignez_bake.commands.feasibility import BaseFeasibility
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
+    from alignez_bake.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,14 @@ class Explanation:
         layers: number of decoder layers.
         sites: every kind of site.
         lowering: decisions for the edits, if any were given.
+        feasibility: what the base says when it is run, if that was asked for.
     """
 
     model_type: str
     layers: int
     sites: tuple[SiteExplanation, ...]
     lowering: Lowering | None
+    feasibility: BaseFeasibility | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The explanation as JSON values."""
@@ -71,6 +78,7 @@ class Explanation:
             "layers": self.layers,
             "sites": [asdict(site) for site in self.sites],
             "decisions": None if self.lowering is None else decisions_json(self.lowering.decisions),
+            "feasibility": None if self.feasibility is None else self.feasibility.to_json(),
         }
 
 
@@ -80,30 +88,71 @@ def explain(
     *,
     artefact: str = DEFAULT_EXPORTER,
     allow_other_base: bool = False,
+    feasibility: bool = False,
+    pairs: str | Path | None = None,
+    queries: str | Path | None = None,
+    objective: str | None = None,
+    objectives_file: str | Path | None = None,
+    prompt_template: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    batch_size: int = 64,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
 ) -> Explanation:
-    """Say what a base allows, and what would become of edits. Reads headers alone and runs nothing.
+    """Say what a base allows, and what would become of edits. Reads headers alone, and runs nothing unless asked to.
 
     Args:
         model: the base's folder.
         edits: `edits.safetensors` to decide about; none: the sites alone.
         artefact: name of the exporter that the decisions are for.
         allow_other_base: explain edits that were made for another base.
+        feasibility: run the base, and say whether alignment is likely to help; what follows is for that alone.
+        pairs: a file of pairs; the base writes some, which are not kept, unless given.
+        queries: a file of queries for these; those that the project ships unless given.
+        objective: `name[=weight],...`; `helpful`, or with pairs all that they have, unless given.
+        objectives_file: objectives of the user's own.
+        prompt_template: how a query becomes a prompt; see `prompts.prompt_form`.
+        device: where the model runs.
+        seed: of everything that is sampled.
+        batch_size: texts that run together.
+        trust_remote_code: passed to transformers' loader.
+        progress: where to say how far it is.
 
     Raises:
-        BadInputError: a folder or file that cannot be read, or edits made for another base.
+        BadInputError: a folder or file that cannot be read, edits made for another base, or anything that
+            `feasibility` refuses, such as too few pairs.
     """
-    base = open_model_folder(base_folder(model))
+    settings = FeasibilitySettings(
+        None if pairs is None else Path(pairs),
+        None if queries is None else Path(queries),
+        objective,
+        None if objectives_file is None else Path(objectives_file),
+        prompt_template,
+        device,
+        seed,
+        batch_size,
+        trust_remote_code,
+    )
+    settings.check(runs=feasibility)
+    base = open_model_folder(base_folder(model, trust_remote_code=trust_remote_code))
     exporter = exporter_named(artefact)
     lowering = None
     if edits is not None:
         plan = read_edits(edits_file(edits))
         check_base(plan, base, allow_other_base=allow_other_base)
         lowering = lower(plan, base, exporter, code=True)
+    found = None
+    if feasibility:
+        from alignez_bake.commands.feasibility import assess_base  # noqa: PLC0415 - else nothing is run: no torch
+
+        found = assess_base(base, settings, progress)
     return Explanation(
         base.architecture.model_type,
         base.num_layers,
         tuple(_explain_site(base, kind, layer) for kind in SITE_KINDS for layer in _layers_to_show(base, kind)),
         lowering,
+        found,
     )
 
 

@@ -56,7 +56,7 @@ def test_version(cli):
         # What a later version brings is refused by its name.
         (("eval", "--model", "base"), "Missing option '--aligned'"),
         (("--model", "base", "--out", "out", "--kl-budget", "0.1"), "--kl-budget is not available yet"),
-        (("explain", "--model", "base", "--feasibility"), "--feasibility is not available yet"),
+        (("explain", "--model", "base", "--queries", "q.txt"), "--queries is for --feasibility"),
         # Options of the whole way would be dropped in silence before a command.
         (("--model", "base", "explain"), "--model stands before the command 'explain'"),
         (("--json", "inspect", "x"), "--json stands before the command 'inspect'"),
