@@ -14,7 +14,7 @@ from alignez_bake.lowering.home import constant_has_home
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.methods.layers import parse_layers, parse_top_layers
 from alignez_bake.methods.protocol import MethodSettings
-from alignez_bake.methods.registry import check_offered, method_named
+from alignez_bake.methods.registry import check_joint, check_offered, method_named
 
 if TYPE_CHECKING:
     from alignez_bake.edit import Positions
@@ -36,6 +36,7 @@ class FitSettings:
         gated: the method's own non-linear operators instead of their linear form.
         top_layers: how many of the layers to edit, those that score best; `auto`: as many as the method's own rule
             takes; all unless given.
+        joint: whether several objectives are fitted over the tokens of all (`methods.joint`).
     """
 
     method: Method
@@ -46,6 +47,7 @@ class FitSettings:
     positions: Positions = "all"
     gated: bool = False
     top_layers: TopLayers | None = None
+    joint: bool = False
 
     def for_objective(self, name: str | None) -> MethodSettings:
         """What the method is told; positions are none of its business."""
@@ -59,7 +61,7 @@ class FitSettings:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The settings that reproduce a fit; of the last three those alone that were asked for."""
+        """The settings that reproduce a fit; of the last four those alone that were asked for."""
         asked: dict[str, Any] = {}
         if self.positions != "all":
             asked["positions"] = self.positions
@@ -67,6 +69,8 @@ class FitSettings:
             asked["gated"] = True
         if self.top_layers is not None:
             asked["top_layers"] = self.top_layers
+        if self.joint:
+            asked["joint"] = True
         return {
             "strength": self.method.default_strength if self.strength is None else self.strength,
             "rank": self.rank,
@@ -86,6 +90,7 @@ def check_fit(
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
+    joint: bool = False,
 ) -> FitSettings:
     """Settings of a fit, refused before the long work where they cannot lead to edits.
 
@@ -99,6 +104,7 @@ def check_fit(
         positions: `all` or `last`.
         gated: whether to use the method's gates.
         top_layers: how many of the layers to edit, or `auto`, or None for all.
+        joint: whether several objectives are fitted together.
 
     Raises:
         BadInputError: unknown method or positions, layers out of range, a rank that a site does not have, more top
@@ -109,9 +115,11 @@ def check_fit(
     selected = tuple(range(base.num_layers)) if layers is None else parse_layers(layers, base.num_layers)
     top = parse_top_layers(top_layers)
     settings = FitSettings(
-        chosen, selected, strength, rank, seed, checked_positions(positions), gated=gated, top_layers=top
+        chosen, selected, strength, rank, seed, checked_positions(positions), gated=gated, top_layers=top, joint=joint
     )
     check_offered(chosen, settings.for_objective(None))
+    if joint:
+        check_joint(chosen)
     if isinstance(top, int) and top > len(selected):
         raise BadInputError(f"top layers {top} is not possible: only {len(selected)} layers may be edited")
     for site in chosen.sites(base.architecture, selected):

@@ -13,6 +13,9 @@ from alignez_bake.capture.run import Capture
 from alignez_bake.capture.tokenise import tokenise_pairs
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.interference.contradictions import check_contradictions
+from alignez_bake.interference.report import interference_of
+from alignez_bake.methods.joint import joint_captures
 from alignez_bake.preference_pairs.filters import FilterReport, match_pairs
 from alignez_bake.preference_pairs.generation import ANSWER_TOKENS, CHARACTERISTIC_TOKENS, generate_pairs
 from alignez_bake.prompts.objective import SIDES, parse_objectives, read_objectives_file, shipped_objectives
@@ -116,17 +119,32 @@ def fit_edits(
 ) -> Fitted:
     """Capture and fit, one objective after the other; each reads the unedited base.
 
+    With two objectives or more the provenance says under `interference` what their edits have in common and what each
+    dial does to each objective.
+
     Raises:
-        BadInputError: too few pairs of an objective, or activations that hold nothing to fit.
+        BadInputError: too few pairs of an objective, activations that hold nothing to fit, or objectives that
+            `check_together` refuses.
     """
+    check_together(objectives, weights, settings)
     matched = {objective.name: match_pairs(records, objective.name) for objective in objectives}
+    own_pairs = {each.name: tokenise_pairs(matched[each.name][0], each, form) for each in objectives}
+    captures: Mapping[str, Capture]
+    if settings.joint:
+        everything = [pair for pairs, _ in matched.values() for pair in pairs]
+        read = {each.name: tokenise_pairs(everything, each, form) for each in objectives}
+        captures = joint_captures(lm, read, batch_size=batch_size, progress=progress)
+    else:
+        captures = {
+            name: Capture(lm, pairs, batch_size=batch_size, progress=progress) for name, pairs in own_pairs.items()
+        }
     edits: list[Edit] = []
     sites: dict[str, tuple[SiteReport, ...]] = {}
     notes: dict[str, None] = {}
     for objective in objectives:
-        pairs, _ = matched[objective.name]
-        capture = Capture(lm, tokenise_pairs(pairs, objective, form), batch_size=batch_size, progress=progress)
-        found = settings.method.fit(capture, lm.architecture, settings.layers, settings.for_objective(objective.name))
+        found = settings.method.fit(
+            captures[objective.name], lm.architecture, settings.layers, settings.for_objective(objective.name)
+        )
         # Which rows an edit changes is the same question for every method, so it is answered here, once.
         edits.extend(replace(edit, positions=settings.positions) for edit in found.edits)
         sites[objective.name] = found.sites
@@ -148,10 +166,29 @@ def fit_edits(
             "objectives": {objective.name: {"good": objective.good, "bad": objective.bad} for objective in objectives},
             "pairs": {name: report.as_json() for name, report in filters.items()},
             "sites": {name: [site.as_json() for site in reports] for name, reports in sites.items()},
-            **({"notes": list(notes)} if notes else {}),
         },
     )
+    found_together = interference_of(
+        lm, plan, own_pairs, joint=settings.joint, batch_size=batch_size, progress=progress
+    )
+    together = {} if found_together is None else {"interference": found_together.record}
+    notes.update({} if found_together is None else dict.fromkeys(found_together.notes))
+    said = {"notes": list(notes)} if notes else {}
+    plan = replace(plan, provenance={**plan.provenance, **together, **said})
     return Fitted(plan, filters, sites, tuple(notes))
+
+
+def check_together(objectives: Sequence[Objective], weights: Mapping[str, float], settings: FitSettings) -> None:
+    """Refuse objectives that cannot be fitted together, before anything runs.
+
+    Raises:
+        BadInputError: objectives that contradict each other at their dials, or fewer than two for a joint fit.
+    """
+    check_contradictions(objectives, weights)
+    if settings.joint and len(objectives) < 2:
+        raise BadInputError(
+            f"--joint fits several objectives together, and there is one, {objectives[0].name!r}: leave it out"
+        )
 
 
 @dataclass(frozen=True)

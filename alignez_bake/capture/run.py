@@ -57,6 +57,7 @@ class Capture:
         progress: told how many sequences have been read.
         memory_bytes: the bound.
         scratch: folder of the file, if one is needed; None: `capture.memory.scratch_folder`.
+        weights: of every token, where they are known already; else those of `capture.weights`, from the base.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Capture:
         progress: Progress | None = None,
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         scratch: Path | None = None,
+        weights: Weights | None = None,
     ) -> None:
         """Check that there is something to read, and that the model can read it.
 
@@ -84,7 +86,7 @@ class Capture:
         self._progress = NoProgress() if progress is None else progress
         self._memory_bytes = memory_bytes
         self._scratch = scratch
-        self._weights_of_base: Weights = {}
+        self._weights_of_base: Weights = {} if weights is None else dict(weights)
 
     def __call__(
         self,
@@ -133,9 +135,26 @@ class Capture:
 
     def _weights(self, weighted: Sequence[tuple[AnswerSide, Tokens]], editing: _Editing, advance: Advance) -> Weights:
         """A first pass over both personas: the weights need the distribution of JSD over all tokens."""
-        weights: Weights = {}
-        for answer in sorted({side for side, _ in weighted}):
-            kinds: list[Tokens] = [tokens for side, tokens in weighted if side == answer]
+        found = self._divergences(weighted, editing, advance)
+        return {wanted: disagreement_weights(divergences) for wanted, divergences in found.items()}
+
+    def divergences(self, answer: AnswerSide, tokens: Tokens) -> list[NDArray[np.float64]]:
+        """How far the base's two personas disagree about the next token, as `capture.weights` has it.
+
+        Args:
+            answer: which answer follows the prompts.
+            tokens: which of the tokens; not `answer_mean`.
+
+        Returns:
+            JSD in nats, one float64 array a pair.
+        """
+        with self._progress.task("Comparing personas", 2 * len(self._pairs)) as advance:
+            return self._divergences([(answer, tokens)], _Editing(self._lm, None, frozenset()), advance)[answer, tokens]
+
+    def _divergences(self, wanted: Sequence[tuple[AnswerSide, Tokens]], editing: _Editing, advance: Advance) -> Weights:
+        found: Weights = {}
+        for answer in sorted({side for side, _ in wanted}):
+            kinds: list[Tokens] = [tokens for side, tokens in wanted if side == answer]
             divergences: list[NDArray[np.float64]] = [np.zeros(0)] * len(self._pairs)
             logits = _LOGITS_COPIES * self._lm.vocabulary_size * self._lm.model.dtype.itemsize
             sizes = [tail * logits for tail in widest_tails(self._pairs, answer, kinds)]
@@ -148,9 +167,8 @@ class Capture:
                 advance(2 * len(batch))
             for tokens in kinds:
                 tails = tails_of(self._pairs, answer, tokens)
-                ends = [values[-tail:] for values, tail in zip(divergences, tails, strict=True)]
-                weights[answer, tokens] = disagreement_weights(ends)
-        return weights
+                found[answer, tokens] = [values[-tail:] for values, tail in zip(divergences, tails, strict=True)]
+        return found
 
     def _logits(self, batch: Sequence[int], run: Pass, tails: Sequence[int], editing: _Editing) -> torch.Tensor:
         sequences = [pair.sequence(run) for pair in self._chosen(batch)]

@@ -51,6 +51,7 @@ def align_command(
     positions: options.Positions = "all",
     gated: options.Gated = False,
     top_layers: options.TopLayers = None,
+    joint: options.Joint = False,
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
     opset: options.Opset = None,
@@ -104,6 +105,7 @@ def align_command(
         positions=positions,
         gated=gated,
         top_layers=top_layers,
+        joint=joint,
         artefact=artefact,
         dtype=dtype,
         opset=opset,
@@ -137,6 +139,7 @@ def _refuse_options_before(context: typer.Context) -> None:
 
 
 def _tables(result: AlignResult) -> list[Table | str]:
+    from alignez_bake.interference.tables import interference_tables  # noqa: PLC0415
     from alignez_bake.report.tables import (  # noqa: PLC0415
         certificate_table,
         decision_table,
@@ -166,6 +169,7 @@ def _tables(result: AlignResult) -> list[Table | str]:
     return [
         filter_table(result.fitted.filters),
         site_table(result.fitted.sites),
+        *interference_tables(result.fitted.plan.provenance),
         *([] if result.baked.refitted is None else [refit_table(result.baked.refitted)]),
         decision_table(result.baked.lowering.decisions),
         certificate_table(result.baked.levels),

@@ -40,6 +40,7 @@ def fit_command(
     positions: options.Positions = "all",
     gated: options.Gated = False,
     top_layers: options.TopLayers = None,
+    joint: options.Joint = False,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +71,7 @@ def fit_command(
         positions=positions,
         gated=gated,
         top_layers=top_layers,
+        joint=joint,
         objective=objective,
         objectives_file=objectives_file,
         prompt_template=unescaped(prompt_template),
@@ -83,7 +85,10 @@ def fit_command(
 
 
 def _tables(result: FitResult) -> list[Table | str]:
+    from alignez_bake.interference.tables import interference_tables  # noqa: PLC0415
     from alignez_bake.report.tables import filter_table, site_table  # noqa: PLC0415
 
     notes = [f"Note: {note}." for note in result.fitted.notes]
-    return [filter_table(result.fitted.filters), site_table(result.fitted.sites), *notes, f"Written to {result.path}."]
+    together = interference_tables(result.fitted.plan.provenance)
+    tables = [filter_table(result.fitted.filters), site_table(result.fitted.sites), *together]
+    return [*tables, *notes, f"Written to {result.path}."]

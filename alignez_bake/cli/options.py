@@ -103,6 +103,13 @@ TopLayers = Annotated[
         "alignment score (alignez_v2); auto: as many as stand apart from the rest; all if left out.",
     ),
 ]
+Joint = Annotated[
+    bool,
+    typer.Option(
+        "--joint",
+        help="Fit several objectives together, so that the dial of each moves the others less (ridge, residual_ridge).",
+    ),
+]
 As = Annotated[
     str,
     typer.Option(

@@ -14,7 +14,7 @@ from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import Fitted, fit_edits, known_objectives
+from alignez_bake.pipeline import Fitted, check_together, fit_edits, known_objectives
 from alignez_bake.preference_pairs.pair_file import check_origin, read_pairs
 from alignez_bake.preference_pairs.records import PairOrigin
 from alignez_bake.progress import NoProgress
@@ -62,6 +62,7 @@ def fit(
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
+    joint: bool = False,
     objective: str | None = None,
     objectives_file: str | Path | None = None,
     prompt_template: str | None = None,
@@ -87,6 +88,7 @@ def fit(
         gated: the method's own non-linear operators instead of their linear form (alignez_v2).
         top_layers: edit only this many of the layers, those with the smallest CCS loss (alignez_v1, ccs) or the
             largest alignment score (alignez_v2); `auto`: as many as the method's own rule takes.
+        joint: fit several objectives together, so that the dial of each moves the others less (the ridges).
         objective: `name[=weight],...` to fit; all that the pairs have unless given. Pairs of the user's own that
             name none count as the first of these, or as `helpful`.
         objectives_file: objectives of the user's own.
@@ -118,18 +120,20 @@ def fit(
         positions=positions,
         gated=gated,
         top_layers=top_layers,
+        joint=joint,
     )
     known = known_objectives(objectives_file)
     asked = None if objective is None else parse_objectives(objective, _with_recorded(known, pairs))
     first = "helpful" if asked is None else next(iter(asked))
     records = read_pairs(pairs, default_objective=first)
-    lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
-    if records.header is not None:
-        check_origin(records.header.origin, PairOrigin(folder.fingerprint, lm.tokenizer_sha256), pairs)
     known = {**_recorded_objectives(records), **known}
     names = tuple(asked) if asked is not None else tuple(dict.fromkeys(entry.objective for entry in records.records))
     if missing := [name for name in names if name not in known]:
         raise BadInputError(f"objective {missing[0]!r} of {pairs} is unknown: describe it with --objectives-file")
+    check_together([known[name] for name in names], asked or {}, settings)
+    lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
+    if records.header is not None:
+        check_origin(records.header.origin, PairOrigin(folder.fingerprint, lm.tokenizer_sha256), pairs)
     form = _prompt_form(lm, records, prompt_template, pairs)
     fitted = fit_edits(
         lm,

@@ -28,6 +28,8 @@ METHODS: Final[Mapping[str, Method]] = {
     "shift": SHIFT,
 }
 DEFAULT_METHOD: Final = "ridge"
+JOINT_METHODS: Final = ("ridge", "residual_ridge")
+"""Those that weigh each token by how far the personas disagree there, which `methods.joint` shares out."""
 NOT_YET_AVAILABLE: Final = ("auto",)
 
 
@@ -61,4 +63,17 @@ def check_offered(method: Method, settings: MethodSettings) -> None:
         raise BadInputError(
             f"method {method.name!r} does not score layers, so --top-layers means nothing for it: use it with "
             f"{scoring}, or name the --layers"
+        )
+
+
+def check_joint(method: Method) -> None:
+    """Refuse a joint fit by a method that has no weights of tokens.
+
+    Raises:
+        BadInputError: the message names the methods that have.
+    """
+    if method.name not in JOINT_METHODS:
+        raise BadInputError(
+            f"method {method.name!r} does not weigh tokens, so --joint means nothing for it: use it with "
+            f"{', '.join(JOINT_METHODS)}"
         )
