@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from alignez_bake.capture.spec import CONTEXTS
 from alignez_bake.errors import BadInputError
@@ -151,4 +151,23 @@ class Method(Protocol):
         Raises:
             BadInputError: settings that the model's width does not allow, or activations that hold nothing to
                 fit; the message names the site.
+        """
+
+
+@runtime_checkable
+class FitsStrengths(Protocol):
+    """A method whose edits of several strengths come from the recordings that one of them takes."""
+
+    def fit_strengths(
+        self,
+        capture: CaptureFunction,
+        architecture: Architecture,
+        layers: Sequence[int],
+        settings: MethodSettings,
+        strengths: Sequence[float],
+    ) -> list[FitResult]:
+        """What `Method.fit` finds with each strength, whatever strength the settings have.
+
+        Raises:
+            BadInputError: as `Method.fit`.
         """

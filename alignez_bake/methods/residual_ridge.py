@@ -9,7 +9,8 @@ Behind layer l let
 
 The edit of layer l adds C_lᵀ z_t to the writer's output, and so to h_t. It should take h_t to
 
-    target_t = g_t + (s - 1) (g_t - b_t)        s = 1: what the persona would have made of the stream; above: beyond
+    target_t = g_t                           in every layer but the last: what the persona would have made of the stream
+    target_t = g_t + (s - 1) (g_t - b_t)     in the last one: with s > 1 beyond it
 
 so C_l is the reduced-rank ridge of `methods.ridge`, problem (1), with Z of rows z_t and D of rows w_t (target_t - h_t),
 w_t in [0, 1] the personas' disagreement about the next token (`capture.weights`).
@@ -18,9 +19,11 @@ The layers are fitted one after the other, front to back. Fitted all to the uned
 what those in front of it have added already, since what a layer's attention reads has moved with them. So what a layer
 is left to do is what the layers in front of it could not, and the last one sees all that is missing.
 
-With s = 1 nothing is asked for that the base does not do itself when it is told to: the damage is small, and the good
-persona's own mistakes stay. Beyond it the stream leaves what the model has seen; how far that helps depends on the task
-(docs/decisions/residual_ridge.md).
+**The strength acts in the last layer alone.** With s = 1 nothing is asked for that the base does not do itself when it
+is told to: the damage is small, and the good persona's own mistakes stay. Beyond it the stream leaves what later layers
+have been trained on; behind the last one there are none, only the norm and the head. The outcome is the same as with s
+in all layers (docs/decisions/residual_ridge.md), and as D is then linear in s, one set of recordings, one a layer, gives
+the edits of every strength.
 
 It reads the writer's input, so it folds as W' = W + L Rᵀ. The writer's output must join the residual stream as it is: a
 norm behind it (gemma2, gemma3, olmo2) or a factor (granite) is refused.
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.architectures.architecture import Architecture
     from alignez_bake.capture.spec import Context
+    from alignez_bake.capture.statistics import ActivationStatistics
     from alignez_bake.methods.protocol import CaptureFunction
 
 _EDITED: Final[tuple[Context, ...]] = ("plain",)
@@ -60,7 +64,7 @@ class ResidualRidge:
 
     Attributes:
         name: as on the command line.
-        default_strength: s; 1 imitates, and a little beyond was better on every world tried.
+        default_strength: s, of the last layer; 1 imitates, and a little beyond was no worse on any world tried.
         needs_bias: it makes no constants.
         has_gates: it is linear.
         scores_layers: it edits all layers that are given.
@@ -106,7 +110,7 @@ class ResidualRidge:
                 )
         return [Site("mlp_write", layer) for layer in layers]
 
-    def spec(self, site: Site, strength: float, seed: int = 0) -> MomentsSpec:
+    def spec(self, site: Site, strength: float = 1.0, seed: int = 0) -> MomentsSpec:
         """What is recorded at a site: Z, and D as the derivation has it."""
         beyond = strength - 1.0
         return MomentsSpec(
@@ -133,15 +137,45 @@ class ResidualRidge:
             BadInputError: as `fit_ridge`.
         """
         strength = self.default_strength if settings.strength is None else settings.strength
+        return self.fit_strengths(capture, architecture, layers, settings, [strength])[0]
+
+    def fit_strengths(
+        self,
+        capture: CaptureFunction,
+        architecture: Architecture,
+        layers: Sequence[int],
+        settings: MethodSettings,
+        strengths: Sequence[float],
+    ) -> list[FitResult]:
+        """What `fit` finds with each of several strengths, from the recordings that one takes.
+
+        Raises:
+            BadInputError: as `fit_ridge`.
+        """
+        *front, last = self.sites(architecture, sorted(layers))
         edits: list[Edit] = []
-        reports = []
-        for site in self.sites(architecture, sorted(layers)):
-            spec = self.spec(site, strength, settings.seed)
-            statistics = capture([spec], EditPlan(tuple(edits)) if edits else None, edited=_EDITED)
-            fit, tokens = fit_recorded(statistics, spec, settings, default_rank=self.default_rank, penalty=self.penalty)
-            edits.append(Edit(site, left=fit.left, right=fit.right, reads="input", objective=settings.objective))
-            reports.append(SiteReport(site, fit.figures(tokens)))
-        return FitResult(tuple(edits), tuple(reports))
+        reports: list[SiteReport] = []
+        for site in front:
+            spec = self.spec(site, seed=settings.seed)
+            edit, report = self._fitted(_recorded(capture, [spec], edits), spec, settings)
+            edits.append(edit)
+            reports.append(report)
+        specs = [self.spec(last, strength, settings.seed) for strength in strengths]
+        statistics = _recorded(capture, list(dict.fromkeys(specs)), edits)
+        found = [self._fitted(statistics, spec, settings) for spec in specs]
+        return [FitResult((*edits, edit), (*reports, report)) for edit, report in found]
+
+    def _fitted(
+        self, statistics: ActivationStatistics, spec: MomentsSpec, settings: MethodSettings
+    ) -> tuple[Edit, SiteReport]:
+        fit, tokens = fit_recorded(statistics, spec, settings, default_rank=self.default_rank, penalty=self.penalty)
+        edit = Edit(spec.site, left=fit.left, right=fit.right, reads="input", objective=settings.objective)
+        return edit, SiteReport(spec.site, fit.figures(tokens))
+
+
+def _recorded(capture: CaptureFunction, specs: Sequence[MomentsSpec], edits: Sequence[Edit]) -> ActivationStatistics:
+    """What the specs ask for, with the edits in place where no persona speaks."""
+    return capture(specs, EditPlan(tuple(edits)) if edits else None, edited=_EDITED)
 
 
 RESIDUAL_RIDGE: Final = ResidualRidge()

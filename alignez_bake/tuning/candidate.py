@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
+from alignez_bake.methods.protocol import FitsStrengths
 from alignez_bake.methods.registry import check_offered
+from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from alignez_bake.architectures.architecture import Architecture
-    from alignez_bake.edit import Edit, Positions
-    from alignez_bake.methods.protocol import CaptureFunction, Method, MethodSettings
+    from alignez_bake.edit import Positions
+    from alignez_bake.methods.protocol import CaptureFunction, FitResult, Method, MethodSettings, SiteReport
+    from alignez_bake.progress import Progress
     from alignez_bake.prompts.objective import Objective
 
 BASE_NAME: Final = "base"
@@ -91,36 +95,97 @@ def _own_settings(method: object) -> dict[str, Any]:
 
 
 class Planned(NamedTuple):
-    """A candidate with its plan, or with the reason why it has none."""
+    """A candidate with its plan, or with the reason why it has none.
+
+    Attributes:
+        candidate: which.
+        plan: with dials, without base and provenance; None where the fit refused.
+        reason: why it refused.
+        sites: by objective what the fit found at each site.
+        notes: sentences that must stand beside the edits.
+    """
 
     candidate: Candidate
     plan: EditPlan | None
     reason: str | None
+    sites: Mapping[str, tuple[SiteReport, ...]] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
 
-def plan_of(candidate: Candidate, objectives: Sequence[TunedObjective], architecture: Architecture) -> Planned:
-    """Fit a candidate's edits, one objective after the other; each reads the unedited base.
+def plans_of(
+    candidates: Sequence[Candidate],
+    objectives: Sequence[TunedObjective],
+    architecture: Architecture,
+    progress: Progress | None = None,
+) -> list[Planned]:
+    """Fit every candidate's edits, one objective after the other; each objective reads the unedited base.
+
+    Candidates that differ in strength alone are fitted together where their method can (`FitsStrengths`).
 
     Args:
-        candidate: what to fit.
-        objectives: to what; with captures that remember (`RememberingCapture`) this runs no model twice.
+        candidates: what to fit.
+        objectives: to what; with captures that remember (`RememberingCapture`) nothing of the base is recorded twice.
         architecture: where the sites lie.
+        progress: counts candidates.
 
     Returns:
-        The plan, with dials and without base and provenance. What the fit refuses as bad input becomes the reason.
+        Their plans, in the given order. What a fit refuses as bad input becomes the reason.
     """
-    edits: list[Edit] = []
+    groups: dict[Candidate, list[int]] = {}
+    for place, candidate in enumerate(candidates):
+        key = replace(candidate, name="any strength", settings=replace(candidate.settings, strength=None))
+        groups.setdefault(key, []).append(place)
+    planned: dict[int, Planned] = {}
+    with (progress or NoProgress()).task("fitting candidates", len(candidates)) as advance:
+        for places in groups.values():
+            group = [candidates[place] for place in places]
+            planned.update(zip(places, _fitted(group, objectives, architecture), strict=True))
+            advance(len(places))
+    return [planned[place] for place in range(len(candidates))]
+
+
+def _fitted(
+    group: Sequence[Candidate], objectives: Sequence[TunedObjective], architecture: Architecture
+) -> list[Planned]:
+    """The plans of candidates that differ in strength alone."""
+    found: dict[str, list[FitResult]] = {}
     try:
         for objective in objectives:
-            settings = replace(candidate.settings, objective=objective.objective.name)
-            found = candidate.method.fit(objective.capture, architecture, candidate.layers, settings)
-            edits.extend(replace(edit, positions=candidate.positions) for edit in found.edits)
+            name = objective.objective.name
+            found[name] = _fits(group, objective.capture, architecture, name)
     except BadInputError as error:
-        return Planned(candidate, None, str(error))
+        return [Planned(candidate, None, str(error)) for candidate in group]
+    weights = {objective.objective.name: objective.weight for objective in objectives}
+    return [
+        _planned(candidate, {name: fits[place] for name, fits in found.items()}, weights)
+        for place, candidate in enumerate(group)
+    ]
+
+
+def _fits(
+    group: Sequence[Candidate], capture: CaptureFunction, architecture: Architecture, objective: str
+) -> list[FitResult]:
+    first, method = group[0], group[0].method
+    if isinstance(method, FitsStrengths):
+        strengths = [
+            method.default_strength if one.settings.strength is None else one.settings.strength for one in group
+        ]
+        settings = replace(first.settings, objective=objective)
+        return method.fit_strengths(capture, architecture, first.layers, settings, strengths)
+    return [
+        one.method.fit(capture, architecture, one.layers, replace(one.settings, objective=objective)) for one in group
+    ]
+
+
+def _planned(candidate: Candidate, fits: Mapping[str, FitResult], weights: Mapping[str, float]) -> Planned:
+    edits = [replace(edit, positions=candidate.positions) for fit in fits.values() for edit in fit.edits]
     if not edits:
         return Planned(candidate, None, f"method {candidate.method.name!r} found nothing to edit in any layer")
-    fitted = {edit.objective for edit in edits}
-    weights = {
-        objective.objective.name: objective.weight for objective in objectives if objective.objective.name in fitted
-    }
-    return Planned(candidate, EditPlan(tuple(edits), weights=weights), None)
+    edited = {edit.objective for edit in edits}
+    return Planned(
+        candidate,
+        EditPlan(tuple(edits), weights={name: weight for name, weight in weights.items() if name in edited}),
+        None,
+        {name: fit.sites for name, fit in fits.items()},
+        tuple(dict.fromkeys(note for fit in fits.values() for note in fit.notes)),
+    )

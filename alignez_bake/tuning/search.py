@@ -146,7 +146,7 @@ def search(
         BadInputError: what `answer_values`, `drift` and `state` refuse.
     """
     base = _Standing(None, _NO_EDITS, None, kl=0.0)
-    entrants = [_Standing(candidate, plan, reason) for candidate, plan, reason in planned]
+    entrants = [_Standing(each.candidate, each.plan, each.reason) for each in planned]
     left = [entrant for entrant in entrants if entrant.plan is not None]
     for number, last in enumerate(settings.rounds, start=1):
         _answer(

@@ -14,7 +14,7 @@ from alignez_bake.language_model.sampling import derived_seed
 from alignez_bake.preference_pairs.filters import MIN_PAIRS
 from alignez_bake.progress import NoProgress
 from alignez_bake.report.record import tool_name
-from alignez_bake.tuning.candidate import plan_of
+from alignez_bake.tuning.candidate import plans_of
 from alignez_bake.tuning.judged_sampling import JudgedSampling
 from alignez_bake.tuning.neutral_drift import NeutralDrift
 from alignez_bake.tuning.remembering_capture import RememberingCapture
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from alignez_bake.progress import Progress
     from alignez_bake.prompts.prompt_form import PromptForm
     from alignez_bake.prompts.queries import Query
-    from alignez_bake.tuning.candidate import Candidate, TunedObjective
+    from alignez_bake.tuning.candidate import Candidate, Planned, TunedObjective
     from alignez_bake.tuning.frontier import TuningResult
     from alignez_bake.tuning.state import TuningState
 
@@ -42,6 +42,23 @@ ANSWER_TOKENS: Final = 64
 
 MIN_HELD_OUT: Final = 8
 _HELD_OUT_SHARE: Final = 3
+
+
+class Tuned(NamedTuple):
+    """The outcome of a search, with what it was made over.
+
+    Attributes:
+        result: every candidate with what was found of it.
+        planned: the candidates with their plans, in the given order.
+    """
+
+    result: TuningResult
+    planned: tuple[Planned, ...]
+
+    @property
+    def chosen(self) -> Planned | None:
+        """The candidate to use; None where none is better than the base."""
+        return next((each for each in self.planned if each.candidate.name == self.result.chosen), None)
 
 
 class SplitQueries(NamedTuple):
@@ -92,10 +109,8 @@ def tune(
     rounds: tuple[int, ...] = ROUNDS,
     state_path: Path | None = None,
     progress: Progress | None = None,
-) -> TuningResult:
+) -> Tuned:
     """Choose among candidates by the base's own judgement of what each edited model answers.
-
-    Give captures that remember (`RememberingCapture`): then `plan_of` of the chosen candidate runs no model again.
 
     **The default budget** is a twentieth of the base's own loss on the neutral texts. KL(base || edited) is how much
     more than the base itself the edited model pays for what the base would write, so this is at most 5 % more, on texts
@@ -124,7 +139,7 @@ def tune(
         progress: counts what is recorded, answered and measured.
 
     Returns:
-        Every candidate with what was found of it, and the chosen one, or None with the reason.
+        Every candidate with what was found of it, its plan, and which one is chosen, or none with the reason.
 
     Raises:
         BadInputError: nothing to choose from, names that are not distinct, too few queries, a query that leaves no
@@ -168,7 +183,7 @@ def tune(
         if kl_budget is None:
             settings = replace(settings, kl_budget=BUDGET_SHARE * _base_loss(drift, state))
         remembered = [replace(objective, capture=RememberingCapture(objective.capture)) for objective in objectives]
-        planned = [plan_of(candidate, remembered, lm.architecture) for candidate in candidates]
+        planned = plans_of(candidates, remembered, lm.architecture, progress)
         panel = JudgePanel(
             tuple(
                 FlooredJudge(
@@ -179,7 +194,7 @@ def tune(
                 for judge, objective in zip(judges, objectives, strict=True)
             )
         )
-        return search(
+        result = search(
             planned,
             JudgedSampling(
                 lm, queries, prompt_form, panel, derived_seed(seed, "tuning answers"), batch_size, max_new_tokens
@@ -190,6 +205,7 @@ def tune(
             floors={floored.judge.objective.name: floored.floor for floored in panel.judges},
             progress=progress,
         )
+    return Tuned(result, tuple(planned))
 
 
 def _check(objectives: Sequence[TunedObjective], candidates: Sequence[Candidate], held_out: Sequence[Query]) -> None:

@@ -48,7 +48,7 @@ def distance(one, other):
 def test_the_stream_comes_to_the_target_behind_each_layer(strength, lm, pairs):
     edits = fitted(lm, pairs, rank=32, strength=strength).edits
     for layer in (0, 1):
-        aim = target(lm, pairs, layer, strength)
+        aim = target(lm, pairs, layer, strength if layer == 1 else 1.0)
         before = distance(stream(lm, pairs, layer, "plain"), aim)
         after = distance(stream(lm, pairs, layer, "plain", EditPlan(edits[: layer + 1])), aim)
         assert before > 0.1 * np.linalg.norm(aim)
@@ -75,6 +75,27 @@ def test_the_personas_are_read_from_the_base(lm, pairs):
 
     EXACT.fit(noted, lm.architecture, (1, 0), MethodSettings(rank=2))
     assert calls == [(None, ("plain",)), (1, ("plain",))]
+
+
+def test_one_set_of_recordings_gives_the_edits_of_every_strength(lm, pairs):
+    calls = []
+    capture = Capture(lm, pairs)
+
+    def counted(specs, plan=None, *, edited):
+        calls.append(len(specs))
+        return capture(specs, plan, edited=edited)
+
+    settings = MethodSettings(rank=3)
+    several = EXACT.fit_strengths(counted, lm.architecture, (0, 1), settings, [1.0, 1.5, 1.0])
+    assert calls == [1, 2]
+    for strength, found in zip((1.0, 1.5, 1.0), several, strict=True):
+        alone = fitted(lm, pairs, rank=3, strength=strength)
+        for one, other in zip(found.edits, alone.edits, strict=True):
+            np.testing.assert_array_equal(one.right, other.right)
+            np.testing.assert_array_equal(one.left, other.left)
+    gentle, strong = several[0].edits, several[1].edits
+    np.testing.assert_array_equal(gentle[0].right, strong[0].right)
+    assert not np.allclose(gentle[1].right, strong[1].right, rtol=0.1)
 
 
 def test_figures_and_names(lm, pairs):

@@ -33,7 +33,7 @@ def run(demo_lm, demo_form, demo_objective, demo_queries):
             demo_form,
             neutral_texts=TEXTS,
             **({"pairs_sha256": "p", "seed": 0, "batch_size": 96, "max_new_tokens": 40, "rounds": (24, 72)} | settings),
-        )
+        ).result
 
     return run
 
@@ -122,7 +122,7 @@ def test_a_negative_dial_wants_the_opposite(run, demo_objective):
     ],
 )
 def test_bad_input_comes_before_any_work(run, monkeypatch, settings, message):
-    monkeypatch.setattr(tuner, "plan_of", None)
+    monkeypatch.setattr(tuner, "plans_of", None)
     monkeypatch.setattr(tuner, "search", None)
     with pytest.raises(BadInputError, match=message):
         run(**settings)
