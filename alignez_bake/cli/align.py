@@ -51,7 +51,6 @@ def align_command(
     positions: options.Positions = "all",
     gated: options.Gated = False,
     top_layers: options.TopLayers = None,
-    joint: options.Joint = False,
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
     opset: options.Opset = None,
@@ -105,7 +104,6 @@ def align_command(
         positions=positions,
         gated=gated,
         top_layers=top_layers,
-        joint=joint,
         artefact=artefact,
         dtype=dtype,
         opset=opset,
@@ -139,7 +137,7 @@ def _refuse_options_before(context: typer.Context) -> None:
 
 
 def _tables(result: AlignResult) -> list[Table | str]:
-    from alignez_bake.interference.tables import interference_tables  # noqa: PLC0415
+    from alignez_bake.feasibility.tables import feasibility_note  # noqa: PLC0415
     from alignez_bake.report.tables import (  # noqa: PLC0415
         certificate_table,
         decision_table,
@@ -160,7 +158,8 @@ def _tables(result: AlignResult) -> list[Table | str]:
             ("sites", plan.sites),
         ]
         return [table("What would be done", ("", ""), rows), f"Dry run: nothing was written to {plan.out}."]
-    notes: list[Table | str] = [f"Note: {note}" for note in result.fitted.notes]
+    notes: list[Table | str] = list(feasibility_note(result.feasibility or {}))
+    notes += [f"Note: {note}" for note in result.fitted.notes]
     notes += [f"Note: {result.note}."] if result.note else []
     if plan.duplicates:
         notes.append(f"{plan.duplicates} repeated queries were dropped.")
@@ -169,7 +168,6 @@ def _tables(result: AlignResult) -> list[Table | str]:
     return [
         filter_table(result.fitted.filters),
         site_table(result.fitted.sites),
-        *interference_tables(result.fitted.plan.provenance),
         *([] if result.baked.refitted is None else [refit_table(result.baked.refitted)]),
         decision_table(result.baked.lowering.decisions),
         certificate_table(result.baked.levels),

@@ -17,13 +17,15 @@ from alignez_bake.exporters.dtype import check_dtype, file_dtype
 from alignez_bake.exporters.output_folder import check_output, check_space, parents_made
 from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
+from alignez_bake.feasibility.assess import assess_cheaply
+from alignez_bake.feasibility.record import with_feasibility
 from alignez_bake.fit_settings import check_fit, check_ways, probe_plan
 from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.lowering.lower import lower
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import Asked, Fitted, check_together, fit_edits, read_asked, write_own_pairs
+from alignez_bake.pipeline import Asked, Fitted, fit_edits, read_asked, write_own_pairs
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.report.html.packages import page_wanted
@@ -32,6 +34,7 @@ from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.feasibility.assess import Feasibility
     from alignez_bake.fit_settings import FitSettings
     from alignez_bake.progress import Progress
 
@@ -77,12 +80,14 @@ class AlignResult:
         note: says if answers were shorter than the paper's, or is empty.
         fitted: the edits; None after a dry run.
         baked: the result; None after a dry run.
+        feasibility: by objective what the pairs foretold, before anything was fitted; None after a dry run.
     """
 
     plan: AlignPlan
     note: str = ""
     fitted: Fitted | None = None
     baked: BakeResult | None = None
+    feasibility: dict[str, Feasibility] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
@@ -91,6 +96,7 @@ class AlignResult:
             if self.fitted is None or self.baked is None
             else {
                 "note": self.note,
+                "feasibility": {name: found.to_json() for name, found in (self.feasibility or {}).items()},
                 "fit": fitted_json(self.fitted),
                 **self.baked.to_json(),
             }
@@ -126,7 +132,6 @@ def align(
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
-    joint: bool = False,
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
     opset: int | None = None,
@@ -163,7 +168,6 @@ def align(
         positions: which rows of each forward call to edit: `all`, or the `last` one, as AlignEZ does.
         gated: the method's own gates instead of its linear form.
         top_layers: how many of the layers to edit, those that score best, or `auto`.
-        joint: fit several objectives together, so that the dial of each moves the others less (the ridges).
         artefact: name of the exporter.
         dtype: of all float tensors of the result; the stored dtypes unless given.
         opset: of a graph's operators; the exporter's own choice unless given.
@@ -209,9 +213,7 @@ def align(
         positions=positions,
         gated=gated,
         top_layers=top_layers,
-        joint=joint,
     )
-    check_together(asked.objectives, asked.weights, settings)
     probe = probe_plan(settings, base)
     if linearise:
         _check_linearise(settings)
@@ -236,6 +238,16 @@ def align(
         # Not within the `try`: a file that is refused here belongs to another run.
         pairs, limits = write_own_pairs(lm, asked, form, growing, batch_size=batch_size, seed=seed, progress=progress)
         try:
+            feasibility = assess_cheaply(
+                lm,
+                pairs.records,
+                asked.objectives,
+                form,
+                weights=asked.weights,
+                answer_tokens=limits.answer,
+                batch_size=batch_size,
+                seed=seed,
+            )
             fitted = fit_edits(
                 lm,
                 pairs.records,
@@ -246,6 +258,7 @@ def align(
                 batch_size=batch_size,
                 progress=progress,
             )
+            fitted = with_feasibility(fitted, feasibility)
             shown = PageParts(out.name, notes=(f"Pairs: {limits.note}.",) if limits.note else ())
             if wanted:
                 shown = with_pictures(
@@ -287,7 +300,7 @@ def align(
             growing.unlink(missing_ok=True)
             raise
         growing.unlink()
-    return AlignResult(plan, limits.note, fitted, baked)
+    return AlignResult(plan, limits.note, fitted, baked, feasibility)
 
 
 def _check_linearise(settings: FitSettings) -> None:

@@ -20,7 +20,6 @@ from alignez_bake.feasibility.obedience import (
 from alignez_bake.feasibility.pair_quality import judge_pairs, judged_pairs, pair_quality
 from alignez_bake.feasibility.prediction import predict
 from alignez_bake.preference_pairs.filters import match_pairs
-from alignez_bake.tuning.self_judge import wanted_side
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,7 +107,7 @@ def assess(
             predictions that are not finite, or activations that are the same for all answers.
     """
     pairs, filters = match_pairs(records, objective.name)
-    contrast = PersonaContrast(lm, objective, form, wanted_side(weight), batch_size)
+    contrast = PersonaContrast(lm, objective, form, _wanted(weight), batch_size)
     chosen = spread(pairs, MOST_PAIRS)
     queries = spread(list(dict.fromkeys(pair.query["query"] for pair in pairs)), answers)
     written = answers_of_personas(contrast, queries, answers=answers, seed=seed, most_tokens=answer_tokens)
@@ -138,7 +137,7 @@ def assess_cheaply(
     found = {}
     for objective in objectives:
         pairs, filters = match_pairs(records, objective.name)
-        contrast = PersonaContrast(lm, objective, form, wanted_side(weights[objective.name]), batch_size)
+        contrast = PersonaContrast(lm, objective, form, _wanted(weights[objective.name]), batch_size)
         chosen = spread(pairs, CHEAP_PAIRS)
         queries = tuple(pair.query["query"] for pair in chosen)
         plain = sampled_answers(contrast, queries, None, answers=len(chosen), seed=seed, most_tokens=answer_tokens)
@@ -167,6 +166,11 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     if len(items) <= most:
         return list(items)
     return [items[place * len(items) // most] for place in range(most)]
+
+
+def _wanted(weight: float) -> Side:
+    """The persona that a dial asks for; at 0 the good one, of which it could ask more."""
+    return "bad" if weight < 0 else "good"
 
 
 def _own(records: Sequence[PairRecord], objective: Objective) -> bool:

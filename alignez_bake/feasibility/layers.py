@@ -182,11 +182,7 @@ def best_layer(reports: Sequence[LayerReport]) -> BestLayer:
     Args:
         reports: at least one.
     """
-    tried = sum(len(report.figures) for report in reports)
-    _, _, report, tokens = min(
-        (found.separability.p_value, place, report, tokens)
-        for place, report in enumerate(reports)
-        for tokens, found in report.figures.items()
-    )
+    tried = [(report, tokens) for report in reports for tokens in report.figures]
+    report, tokens = min(tried, key=lambda one: one[0].figures[one[1]].separability.p_value)
     best = report.figures[tokens].separability
-    return BestLayer(report.layer, tokens, best, min(1.0, tried * best.p_value))
+    return BestLayer(report.layer, tokens, best, min(1.0, len(tried) * best.p_value))

@@ -159,16 +159,17 @@ def _advice_on_base(obedience: Obedience, wanted: Side) -> list[str]:
             f"judged to be the {wanted} persona's already, {_share(obedience.wanted.value)} when it is asked; align to "
             "something that this base does not do yet"
         )
-    elif room.low <= 0 or room.high < WORTH:
+    elif room.high < WORTH:
         advice.append(
             f"the {wanted} persona changes little: {_share(obedience.wanted.value)} of the answers under it are judged "
             f"to be its own, {_share(obedience.plain.value)} without it; use a more concrete objective, or a larger or "
             "instruction-tuned base"
         )
-    if room.low <= 0 and obedience.queries < _ENOUGH_QUERIES:
+    if room.low <= 0 and room.high >= WORTH:
+        more = "give more" if obedience.written_for == "personas" else "`explain --feasibility` asks more"
         advice.append(
-            f"{obedience.queries} queries leave the gain within {_signed(room.low)} to {_signed(room.high)} points; "
-            f"give about {_ENOUGH_QUERIES}"
+            f"answers to {obedience.queries} queries leave the gain within {_signed(room.low)} to {_signed(room.high)} "
+            f"points: {more}, about {_ENOUGH_QUERIES}"
         )
     return advice
 
