@@ -51,6 +51,7 @@ def align_command(
     positions: options.Positions = "all",
     gated: options.Gated = False,
     top_layers: options.TopLayers = None,
+    joint: options.Joint = False,
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
     opset: options.Opset = None,
@@ -104,6 +105,7 @@ def align_command(
         positions=positions,
         gated=gated,
         top_layers=top_layers,
+        joint=joint,
         artefact=artefact,
         dtype=dtype,
         opset=opset,
@@ -138,6 +140,7 @@ def _refuse_options_before(context: typer.Context) -> None:
 
 def _tables(result: AlignResult) -> list[Table | str]:
     from alignez_bake.feasibility.tables import feasibility_note  # noqa: PLC0415
+    from alignez_bake.interference.tables import interference_tables  # noqa: PLC0415
     from alignez_bake.report.tables import (  # noqa: PLC0415
         certificate_table,
         decision_table,
@@ -165,9 +168,11 @@ def _tables(result: AlignResult) -> list[Table | str]:
         notes.append(f"{plan.duplicates} repeated queries were dropped.")
     notes += [f"Left out: {name} ({reason})." for name, reason in result.baked.skipped]
     notes += [f"Note: {note}." for note in result.baked.notes]
+    notes += [] if result.baked.report is None else [f"Report: {result.baked.report}."]
     return [
         filter_table(result.fitted.filters),
         site_table(result.fitted.sites),
+        *interference_tables(result.fitted.plan.provenance),
         *([] if result.baked.refitted is None else [refit_table(result.baked.refitted)]),
         decision_table(result.baked.lowering.decisions),
         certificate_table(result.baked.levels),

@@ -25,7 +25,7 @@ from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.lowering.lower import lower
 from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import Asked, Fitted, fit_edits, read_asked, write_own_pairs
+from alignez_bake.pipeline import Asked, Fitted, check_together, fit_edits, read_asked, write_own_pairs
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.report.html.packages import page_wanted
@@ -132,6 +132,7 @@ def align(
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
+    joint: bool = False,
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
     opset: int | None = None,
@@ -168,6 +169,7 @@ def align(
         positions: which rows of each forward call to edit: `all`, or the `last` one, as AlignEZ does.
         gated: the method's own gates instead of its linear form.
         top_layers: how many of the layers to edit, those that score best, or `auto`.
+        joint: fit several objectives together, so that the dial of each moves the others less (the ridges).
         artefact: name of the exporter.
         dtype: of all float tensors of the result; the stored dtypes unless given.
         opset: of a graph's operators; the exporter's own choice unless given.
@@ -213,7 +215,9 @@ def align(
         positions=positions,
         gated=gated,
         top_layers=top_layers,
+        joint=joint,
     )
+    check_together(asked.objectives, asked.weights, settings)
     probe = probe_plan(settings, base)
     if linearise:
         _check_linearise(settings)
