@@ -164,6 +164,7 @@ def bake_command(
             return [*kept, decision_table(result.lowering.decisions), f"Dry run: nothing was written to {out}."]
         left_out = [f"Left out: {name} ({reason})." for name, reason in result.skipped]
         left_out += [f"Note: {note}." for note in result.notes]
+        left_out += [] if result.report is None else [f"Report: {result.report}."]
         written = f"Written to {result.path}."
         return [*kept, decision_table(result.lowering.decisions), certificate_table(result.levels), *left_out, written]
 

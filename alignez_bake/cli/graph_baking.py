@@ -82,6 +82,7 @@ def bake_into_graph(
         files = [f"{name}: {way}." for name, way in result.data_files]
         left_out = [f"Left out: {name} ({reason})." for name, reason in result.skipped]
         left_out += [f"Note: {note}." for note in result.notes]
+        left_out += [] if result.report is None else [f"Report: {result.report}."]
         written = f"Written to {result.path}: {result.written / 1e6:.1f} MB of new bytes."
         return [decision_table(result.decisions), certificate_table(result.levels), *files, *left_out, written]
 

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from alignez_bake.commands.inspect import Inspection
 
 # "\b" keeps the lines as they are in the help.
-EXAMPLES: Final = "\b\nExamples:\n  alignez-bake inspect edits.safetensors\n  alignez-bake inspect aligned\n"
+EXAMPLES: Final = (
+    "\b\n"
+    "Examples:\n"
+    "  alignez-bake inspect edits.safetensors\n"
+    "  alignez-bake inspect aligned\n"
+    "  alignez-bake inspect aligned --html report.html\n"
+)
 
 
 def inspect_command(
@@ -27,12 +33,20 @@ def inspect_command(
             metavar="edits.safetensors|OUT", help="An edit file, a result folder, or USER/REPO of edits on the hub."
         ),
     ],
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="F",
+            help="Write the report of a result folder to this file, from its records alone; see `bake --report`.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """What an edit file or a result folder holds."""
     from alignez_bake.commands.inspect import inspect  # noqa: PLC0415 - so that --help is quick
 
-    result = inspect(path)
+    result = inspect(path, html=html)
     show(result, as_json=json, tables=lambda: _tables(result))
 
 
@@ -54,4 +68,5 @@ def _tables(result: Inspection) -> list[Table | str]:
         (e.site, e.objective, e.reads, e.gate, e.positions, e.rank, e.strength, e.norm, e.has_constant)
         for e in result.edits
     )
-    return [table(str(result.path), ("", ""), about), table("Edits, in order of application", columns, rows)]
+    written = [] if result.html is None else [f"Written to {result.html}."]
+    return [table(str(result.path), ("", ""), about), table("Edits, in order of application", columns, rows), *written]

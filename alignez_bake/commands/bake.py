@@ -26,7 +26,7 @@ from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.progress import NoProgress
 from alignez_bake.report.html.packages import page_wanted
-from alignez_bake.report.html.page_parts import PageParts
+from alignez_bake.report.html.page_parts import PageParts, written_page
 from alignez_bake.report.html.report_data import Sample
 from alignez_bake.report.model_card import CARD_SAMPLES, model_card
 from alignez_bake.report.record import decisions_json, write_record
@@ -70,6 +70,11 @@ class BakeResult(Certified):
         """One line each for what went wrong, in a refit or at any level."""
         return (*(() if self.refitted is None else self.refitted.reasons), *super().reasons)
 
+    @property
+    def report(self) -> Path | None:
+        """Where its page lies, if it has one."""
+        return written_page(self.path)
+
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
         return {
@@ -78,6 +83,7 @@ class BakeResult(Certified):
             **({} if self.refitted is None else {"refit": self.refitted.to_json()}),
             "files_left_out": [{"name": name, "reason": reason} for name, reason in self.skipped],
             "notes": list(self.notes),
+            "report": None if self.report is None else str(self.report),
         }
 
 

@@ -25,7 +25,7 @@ from alignez_bake.onnx_patch.record import write_graph_record
 from alignez_bake.onnx_patch.tensors_level import certify_stored
 from alignez_bake.progress import NoProgress
 from alignez_bake.report.html.packages import page_wanted
-from alignez_bake.report.html.page_parts import PageParts
+from alignez_bake.report.html.page_parts import PageParts, written_page
 from alignez_bake.report.record import decisions_json
 
 if TYPE_CHECKING:
@@ -59,6 +59,11 @@ class GraphBakeResult(Certified):
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def report(self) -> Path | None:
+        """Where its page lies, if it has one."""
+        return written_page(self.path)
+
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
         return {
@@ -68,6 +73,7 @@ class GraphBakeResult(Certified):
             "bytes_written": self.written,
             "files_left_out": [{"name": name, "reason": reason} for name, reason in self.skipped],
             "notes": list(self.notes),
+            "report": None if self.report is None else str(self.report),
         }
 
 

@@ -77,8 +77,8 @@ def finish(
 
 def _write_report(staging: Path, page: PageParts) -> None:
     # matplotlib takes most of a second to import, and a bake without a report needs none of it.
-    from alignez_bake.report.html.of_result import REPORT_FILE, page_of_result  # noqa: PLC0415
-    from alignez_bake.report.html.page_parts import write_parts  # noqa: PLC0415
+    from alignez_bake.report.html.of_result import page_of_result  # noqa: PLC0415
+    from alignez_bake.report.html.page_parts import REPORT_FILE, write_parts  # noqa: PLC0415
 
     write_parts(staging, page)
     # Made of what was just written, so that the same page can be made of the result again.

@@ -69,7 +69,7 @@ def _as_tuple(figure: CertificateFigure) -> tuple[str, str, str, str]:
 def test_a_model_beside_the_hooked_base():
     assert figures(FORWARD) == [
         ("dtype", "float32", "", ""),
-        ("last only difference", "1.7e-01", "", ""),
+        ("logits differ, edits at the last position alone", "1.7e-01", "", ""),
         ("residual error, batch 8", "3.4e-07", "at most 1.0e-05", "4.5e-01"),
         ("logits error, batch 8", "3.7e-07", "at most 1.0e-05", "4.6e-01"),
         ("worst site, model.layers.1.mlp.down_proj", "2.2e-07", "at most 1.0e-06", ""),

@@ -20,6 +20,8 @@ _ERROR_TO: Final = "error_to_"
 _ERROR: Final = "_error"
 # Keys that say which of several comparisons this is.
 _CIRCUMSTANCES: Final = (("batch_size", "batch"), ("cache", "cache"))
+# Where the key says too little.
+_NAMES: Final = {"last_only_difference": "logits differ, edits at the last position alone"}
 _NOT_FIGURES: Final = ("level", "verdict", "reasons")
 
 
@@ -102,7 +104,7 @@ def _single(figures: Mapping[str, Any]) -> Iterator[CertificateFigure]:
             bound = _at_most(figures.get(f"{key.removesuffix(_ERROR)}_tolerance")) if key.endswith(_ERROR) else ""
             required = figures.get(f"required_{key}")
             bound = bound if required is None else f"at least {_shown(required)}"
-            yield CertificateFigure(key.replace("_", " "), _shown(value), bound)
+            yield CertificateFigure(_NAMES.get(key, key.replace("_", " ")), _shown(value), bound)
 
 
 def _of_comparison(comparison: Mapping[str, Any], prefix: str = "") -> Iterator[CertificateFigure]:

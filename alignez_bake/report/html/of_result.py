@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.exporters.output_folder import OURS, parents_made
+from alignez_bake.exporters.output_folder import parents_made
 from alignez_bake.report.html.from_record import report_data_from_record
 from alignez_bake.report.html.from_tuning import with_tuning
 from alignez_bake.report.html.page import report_page
-from alignez_bake.report.html.page_parts import PageParts, read_parts
+from alignez_bake.report.html.page_parts import REPORT_FILE, PageParts, read_parts
 from alignez_bake.report.html.reproduction import commands_of
 from alignez_bake.report.record import read_certificate, read_record, read_result_edits
 from alignez_bake.safetensors_io.new_file import new_file
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from alignez_bake.report.html.report_data import ReportData
 
-REPORT_FILE: Final = "report.html"
 TUNING_KEY: Final = "tuning"
 """Where a plan's provenance holds the search that chose it."""
 _MARK: Final = '<meta name="generator" content="alignez-bake">'
@@ -85,12 +84,6 @@ def check_page_path(result: Path, path: Path) -> None:
         raise BadInputError(f"{path} is a folder: name a file for the page, such as {path / REPORT_FILE}")
     if path.exists() and not _is_page(path):
         raise BadInputError(f"{path} exists and is no report of alignez-bake, so it is not replaced: name another file")
-
-
-def written_page(result: Path) -> Path | None:
-    """Where the page of a result lies; None where it has none."""
-    path = result / OURS / REPORT_FILE
-    return path if path.is_file() else None
 
 
 def _with_search(data: ReportData, record: Mapping[str, Any]) -> ReportData:

@@ -23,7 +23,7 @@ def require_report_packages() -> None:
         BadInputError: what is missing, and the command that installs it.
     """
     if missing := missing_report_packages():
-        raise BadInputError(f"report.html cannot be made: {missing}; or leave it out (--no-report)")
+        raise BadInputError(f"the report cannot be made: {missing}")
 
 
 def page_wanted(*, asked: bool | None, by_default: bool) -> tuple[bool, tuple[str, ...]]:

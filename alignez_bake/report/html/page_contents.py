@@ -90,6 +90,7 @@ class Contents:
         levels: of the certificate.
         samples: those that are shown.
         samples_cut: how many further ones there were.
+        samples_differing: how many of those shown have another answer after.
         front: candidates on the front, and the chosen one.
         candidates: all of them, where the front is not all.
         sites: the fit, site by site.
@@ -105,6 +106,7 @@ class Contents:
     levels: tuple[Level, ...]
     samples: tuple[Sample, ...]
     samples_cut: int
+    samples_differing: int
     front: Table | None
     candidates: Table | None
     sites: Table | None
@@ -135,6 +137,7 @@ def contents_of(data: ReportData) -> Contents:
         ),
         samples=data.samples[:MAX_SAMPLES],
         samples_cut=max(0, len(data.samples) - MAX_SAMPLES),
+        samples_differing=sum(sample.before != sample.after for sample in data.samples[:MAX_SAMPLES]),
         front=_frontier("The front and the chosen candidate", best) if best else None,
         candidates=_frontier("All candidates", data.frontier) if rest else None,
         sites=_sites(data.sites) if data.sites else None,

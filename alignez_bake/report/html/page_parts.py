@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+REPORT_FILE: Final = "report.html"
 PARTS_FILE: Final = "report.json"
 FORMAT: Final = 1
 _MAX_BYTES: Final = 16 * 1024 * 1024
@@ -84,7 +85,13 @@ class PageParts:
                 tuple(_text(note) for note in _list(value["notes"])),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise BadInputError(f"{place} is damaged: {type(error).__name__}: {shown(str(error))}") from error
+            raise BadInputError(f"{place} is damaged: {type(error).__name__}: {error}") from error
+
+
+def written_page(result: Path) -> Path | None:
+    """Where the page of a result lies; None where it has none."""
+    path = result / OURS / REPORT_FILE
+    return path if path.is_file() else None
 
 
 def write_parts(folder: Path, parts: PageParts) -> None:
