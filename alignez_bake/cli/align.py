@@ -167,7 +167,7 @@ def _tables(result: AlignResult) -> list[Table | str]:
     if plan.duplicates:
         notes.append(f"{plan.duplicates} repeated queries were dropped.")
     notes += [f"Left out: {name} ({reason})." for name, reason in result.baked.skipped]
-    notes += [f"Note: {note}." for note in result.baked.notes]
+    notes += [f"Note: {note}." for note in result.baked.notes if note not in result.fitted.notes]
     notes += [] if result.baked.report is None else [f"Report: {result.baked.report}."]
     return [
         filter_table(result.fitted.filters),

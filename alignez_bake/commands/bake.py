@@ -22,6 +22,7 @@ from alignez_bake.hub.download import base_folder, edits_file, hub_name
 from alignez_bake.integrity.base_parts import bytes_of_base_parts, keep_base_parts
 from alignez_bake.integrity.hashing import DEFAULT, checked_algorithm
 from alignez_bake.integrity.measure import manifest_of_weights
+from alignez_bake.interference.contradictions import opposition_notes
 from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.progress import NoProgress
@@ -285,7 +286,7 @@ def bake(
             lowering,
             tuple((file.name, file.reason) for file in exported.skipped),
             refit,
-            (*exported.notes, *no_report),
+            (*exported.notes, *opposition_notes(asked), *no_report),
         )
 
 

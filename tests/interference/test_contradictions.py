@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from alignez_bake import align, commands, fit
+from alignez_bake import align, bake, commands, fit
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.interference.contradictions import check_contradictions, opposition_notes
 from alignez_bake.prompts.objective import Objective
 from alignez_bake.site import Site
+from tests.baking import plan_for
 
 WARM = Objective("warm", "warm", "cold")
 COOL = Objective("cool", "Cold", "warm ")
@@ -58,6 +60,17 @@ def test_edits_that_cancel_are_noted_with_the_figure():
     (note,) = opposition_notes(EditPlan((one, other), weights={"kind": -1.0}))
     assert "objectives 'warm' and 'kind' pull apart at their dials: the cosine of their edits is -1.00" in note
     assert opposition_notes(EditPlan((one, other))) == ()
+
+
+def test_a_bake_at_dials_that_cancel_says_so(tiny_folder, tmp_path):
+    base = tiny_folder("llama")
+    edit = plan_for(base).edits[0]
+    pair = tuple(replace(edit, objective=name) for name in ("warm", "kind"))
+    apart = bake(base, EditPlan(pair, weights={"warm": 1.0, "kind": -0.5}), tmp_path / "apart")
+    (note,) = [note for note in apart.notes if "pull apart" in note]
+    assert "the cosine of their edits is -1.00, and 33% of the two is left of their sum" in note
+    together = bake(base, EditPlan(pair), tmp_path / "together")
+    assert not any("pull apart" in note for note in together.notes)
 
 
 @pytest.fixture
