@@ -180,12 +180,10 @@ def colour(browser, selector, of="color"):
     return browser.value(f"getComputedStyle(document.querySelector({selector!r})).{of}")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_it_loads_nothing_complains_of_nothing_and_draws_every_figure(browser, page, size, scheme):
-    browser.open(page, size, scheme)
+def check_page(browser, path, size, scheme):
+    """Open a page; it loads nothing, complains of nothing, scrolls down alone, and draws every figure."""
+    browser.open(path, size, scheme)
     figures = browser.value(FIGURES)
-    assert len(figures) == 9
     whole = browser.picture()
     for figure in figures:
         assert figure["width"] > 300, figure
@@ -200,9 +198,26 @@ def test_it_loads_nothing_complains_of_nothing_and_draws_every_figure(browser, p
         share = (np.abs(drawn - ground).max(axis=1) > 60).mean()
         assert 0.005 < share < 0.3, (figure["name"], share)
         assert colours(drawn) > 20
-    assert browser.requests() == [page.as_uri()]
+    assert browser.requests() == [path.as_uri()]
     assert not browser.complaints()
     assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+    return [figure["name"] for figure in figures]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_it_loads_nothing_complains_of_nothing_and_draws_every_figure(browser, page, size, scheme):
+    assert len(check_page(browser, page, size, scheme)) == 9
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_so_does_the_page_of_a_whole_way(browser, reported, size, scheme):
+    path = reported / "aligned" / "alignez" / "report.html"
+    names = check_page(browser, path, size, scheme)
+    # Of both layers, before and after, beside those of the fit.
+    assert len(names) == len(set(names)) == path.read_text(encoding="utf-8").count("<svg") > 4
+    assert browser.value("document.querySelector('h1').innerText") == "aligned"
 
 
 def test_it_follows_the_scheme(browser, page):
