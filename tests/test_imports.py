@@ -74,6 +74,18 @@ def test_no_library_is_imported_that_runs_models(code, made):
     assert not loaded_after(code, made) & HEAVY
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bake", "--model", "base", "--edits", "edits.safetensors", "--out", "shown", "--report"),
+        ("inspect", "result", "--html", "page.html"),
+    ],
+    ids=["a bake", "an inspect"],
+)
+def test_a_report_needs_the_library_that_draws_and_no_other(arguments, made):
+    assert loaded_after(shell(*arguments), made) & HEAVY == {"matplotlib"}
+
+
 def test_the_check_would_see_them(made):
     assert loaded_after("import alignez_bake; alignez_bake.compare", made) >= {"torch", "transformers"}
 

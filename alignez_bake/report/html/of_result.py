@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import parents_made
 from alignez_bake.report.html.from_record import report_data_from_record
-from alignez_bake.report.html.from_tuning import with_tuning
 from alignez_bake.report.html.page import report_page
 from alignez_bake.report.html.page_parts import REPORT_FILE, PageParts, read_parts
 from alignez_bake.report.html.reproduction import commands_of
 from alignez_bake.report.record import read_certificate, read_record, read_result_edits
 from alignez_bake.safetensors_io.new_file import new_file
-from alignez_bake.tuning.frontier import TuningResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,6 +93,10 @@ def _with_search(data: ReportData, record: Mapping[str, Any]) -> ReportData:
     found = provenance.get(TUNING_KEY) if isinstance(provenance, dict) else None
     if not isinstance(found, dict):
         return data
+    # Candidates know their methods, some of which need torch.
+    from alignez_bake.report.html.from_tuning import with_tuning  # noqa: PLC0415
+    from alignez_bake.tuning.frontier import TuningResult  # noqa: PLC0415
+
     try:
         return with_tuning(data, TuningResult.from_json(found, "the record of the search"))
     except BadInputError as error:
