@@ -29,22 +29,29 @@ class RowsList:
     def __init__(self, pairs: int) -> None:
         """Room for `pairs` pairs."""
         self._parts: list[NDArray[np.float64]] = [np.zeros((0, 0))] * pairs
+        self._predicting: list[NDArray[np.bool_]] = [np.zeros(0, np.bool_)] * pairs
 
-    def add(self, batch: Sequence[int], values: torch.Tensor, counts: Sequence[int]) -> None:
+    def add(
+        self, batch: Sequence[int], values: torch.Tensor, counts: Sequence[int], predicting: NDArray[np.bool_]
+    ) -> None:
         """Take the rows of a batch.
 
         Args:
             batch: number of each pair.
             values: [Σ counts, d], pair after pair.
             counts: rows of each pair.
+            predicting: [Σ counts], as `Rows.predicts_answer`.
         """
         array = in_float64(values).cpu().numpy()
-        for index, part in zip(batch, np.split(array, np.cumsum(counts)[:-1]), strict=True):
+        ends = np.cumsum(counts)[:-1]
+        for index, part, marks in zip(batch, np.split(array, ends), np.split(predicting, ends), strict=True):
             self._parts[index] = part
+            self._predicting[index] = marks
 
     def total(self) -> Rows:
         """All rows, in the order of the pairs."""
-        return Rows(np.concatenate(self._parts))
+        # A sample may hold no row of a pair, whose part then has no width of its own.
+        return Rows(np.concatenate([part for part in self._parts if len(part)]), np.concatenate(self._predicting))
 
 
 class WorkMemory:

@@ -27,13 +27,13 @@ class Planned(NamedTuple):
     """A capture that can run.
 
     Attributes:
-        choices: of the tokens that each spec of moments keeps.
-        sizes: what each of them takes.
+        choices: of the tokens that each spec keeps.
+        sizes: what each spec of moments takes.
         memory: where all that they leave lies.
         row_bytes: by answer, for each pair: its recorded rows of every site and context, and float64 rows of one site.
     """
 
-    choices: Mapping[MomentsSpec, TokenChoice]
+    choices: Mapping[CaptureSpec, TokenChoice]
     sizes: Mapping[MomentsSpec, MomentsSizes]
     memory: StatisticsMemory
     row_bytes: Mapping[AnswerSide, Sequence[int]]
@@ -62,7 +62,7 @@ def planned_capture(
         BadInputError: as `StatisticsMemory`.
     """
     wanted = [spec for spec in specs if isinstance(spec, MomentsSpec)]
-    choices = {spec: _choice(spec, pairs) for spec in wanted}
+    choices = {spec: _choice(spec, pairs) for spec in specs}
     moments = {spec: MomentsSizes.of(spec, sizes, choices[spec]) for spec in wanted}
     arrays = [size for entry in moments.values() for size in entry.arrays]
     memory = StatisticsMemory(arrays, memory_bytes=memory_bytes, folder=scratch)
@@ -101,7 +101,7 @@ def recorded_tails(
     return {place: tails[frozenset(kinds)] for place, kinds in wanted.items()}
 
 
-def _choice(spec: MomentsSpec, pairs: Sequence[TokenisedPair]) -> TokenChoice:
+def _choice(spec: CaptureSpec, pairs: Sequence[TokenisedPair]) -> TokenChoice:
     mean = spec.tokens == "answer_mean"
     tails = [1] * len(pairs) if mean else tails_of(pairs, spec.answer, spec.tokens)
     return TokenChoice(tails, spec.most_tokens, spec.seed)

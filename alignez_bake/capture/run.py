@@ -19,6 +19,7 @@ from alignez_bake.capture.statistics import ActivationStatistics
 from alignez_bake.capture.weights import disagreement_weights, jensen_shannon
 from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.batching import length_sorted_batches
+from alignez_bake.language_model.readout import checked_readout
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.progress import NoProgress
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from alignez_bake.capture.token_choice import TokenChoice
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.language_model.readout import Readout
     from alignez_bake.progress import Advance, Progress
     from alignez_bake.site import Site
 
@@ -126,6 +128,14 @@ class Capture:
                 self._weights_of_base = weights
             return self._statistics(specs, passes, planned, weights, editing=editing, advance=advance)
 
+    def readout(self) -> Readout:
+        """What turns the stream behind the last layer into predictions, of the model without edits.
+
+        Raises:
+            BadInputError: as `checked_readout`.
+        """
+        return checked_readout(self._lm, self._pairs[0].sequence(Pass("plain", "good")))
+
     def _batches(self, answer: AnswerSide, sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         lengths = [len(pair.sequence(Pass("plain", answer))) for pair in self._pairs]
         yield from cut_batches(length_sorted_batches(lengths, self._batch_size), sizes, most)
@@ -202,13 +212,14 @@ class Capture:
                 for run in runs:
                     self._run(batch, run, specs, recording, editing)
                     advance(len(batch))
-                for rows_spec, rows_list in rows.items():
-                    if rows_spec.answer == answer:
-                        self._add_rows(rows_spec, rows_list, batch, recording)
-                for spec, choice in planned.choices.items():
-                    if spec.answer == answer:
-                        target = token_rows[spec] if spec in token_rows else moments[spec]
-                        self._add_moments(spec, target, batch, choice=choice, recording=recording, weights=weights)
+                for wanted, choice in planned.choices.items():
+                    if wanted.answer != answer:
+                        continue
+                    if isinstance(wanted, RowsSpec):
+                        self._add_rows(wanted, rows[wanted], batch, choice, recording)
+                    else:
+                        target = token_rows[wanted] if wanted in token_rows else moments[wanted]
+                        self._add_moments(wanted, target, batch, choice=choice, recording=recording, weights=weights)
         return ActivationStatistics(
             {spec: rows_list.total() for spec, rows_list in rows.items()},
             # Each sum goes as its moments come, which are a copy where they are not mapped.
@@ -231,11 +242,24 @@ class Capture:
             found = record(self._lm, sequences, tails)
         recording.add(run.context, found.values, tails)
 
-    def _add_rows(self, spec: RowsSpec, target: RowsList, batch: Sequence[int], recording: BatchRecording) -> None:
-        tails = tails_of(self._chosen(batch), spec.answer, spec.tokens)
+    def _add_rows(
+        self, spec: RowsSpec, target: RowsList, batch: Sequence[int], choice: TokenChoice, recording: BatchRecording
+    ) -> None:
         mean = spec.tokens == "answer_mean"
+        chosen = self._chosen(batch)
+        tails = tails_of(chosen, spec.answer, spec.tokens)
         values = recording.rows(spec.site, spec.reading, tails, mean=mean)
-        target.add(batch, values, [1] * len(batch) if mean else tails)
+        counts = [1] * len(batch) if mean else tails
+        # The token in front of an answer predicts its first one.
+        of_answer = [
+            np.arange(count)[::-1] <= len(pair.answers[spec.answer]) for pair, count in zip(chosen, counts, strict=True)
+        ]
+        predicting = np.concatenate(of_answer)
+        kept, _ = choice.of_batch(batch)
+        if kept is not None:
+            values, predicting = values[torch.from_numpy(kept).to(values.device)], predicting[kept]
+            counts = [len(choice.of_batch([pair]).places) for pair in batch]
+        target.add(batch, values, counts, predicting)
 
     def _add_moments(
         self,

@@ -49,20 +49,25 @@ class RowsSpec:
         tokens: `last`: the last token of prompt + answer; `answer_mean`: the mean over the answer's tokens, one
             row a pair; `answer`: every token of the answer; `shared`: every token that the contexts have in
             common, prompt and answer without the beginning-of-sequence token.
+        most_tokens: record an even sample of so many rows where there are more; None: all.
+        seed: of the sample; specs that differ in site and reading alone record the same tokens.
     """
 
     site: Site
     reading: Reading
     answer: AnswerSide
     tokens: Tokens = "last"
+    most_tokens: int | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a reading that the site does not have.
 
         Raises:
-            BadInputError: the site has no map whose input could be read.
+            BadInputError: the site has no map whose input could be read; a sample of no token.
         """
         _check(self.site, (self.reading,), self.tokens)
+        _check_sample(self.site, self.most_tokens)
 
     @property
     def placed(self) -> tuple[tuple[Site, Reading], ...]:
@@ -118,10 +123,7 @@ class MomentsSpec:
         _check(self.target_site, self.differing, self.tokens)
         if self.weight is not None and self.tokens == "answer_mean":
             raise BadInputError("weights belong to tokens: they cannot be used with tokens 'answer_mean'")
-        if self.most_tokens is not None and self.most_tokens < 1:
-            raise BadInputError(
-                f"capture at {self.site}: a sample of {self.most_tokens} tokens is empty: ask for 1 or more"
-            )
+        _check_sample(self.site, self.most_tokens)
 
     @property
     def target_site(self) -> Site:
@@ -154,3 +156,8 @@ def _check(site: Site, readings: tuple[Reading, ...], tokens: Tokens) -> None:
     for reading in readings:
         if reading.side not in LEGAL_READS[site.kind]:
             raise BadInputError(f"capture at {site}: site {site.kind!r} has no {reading.side} to record")
+
+
+def _check_sample(site: Site, most_tokens: int | None) -> None:
+    if most_tokens is not None and most_tokens < 1:
+        raise BadInputError(f"capture at {site}: a sample of {most_tokens} tokens is empty: ask for 1 or more")

@@ -37,9 +37,12 @@ class Rows:
 
     Attributes:
         values: float64 [n, d].
+        predicts_answer: bool [n], the rows of tokens behind which a token of the answer, or its end, comes next; None
+            where that is not known.
     """
 
     values: Float64Array
+    predicts_answer: NDArray[np.bool_] | None = None
 
     @property
     def count(self) -> int:
@@ -54,7 +57,11 @@ class Rows:
         """
         if self.values.shape[1] != other.values.shape[1]:
             raise BadInputError(f"rows of width {self.values.shape[1]} and {other.values.shape[1]} cannot be merged")
-        return Rows(np.concatenate([self.values, other.values]))
+        known = self.predicts_answer is not None and other.predicts_answer is not None
+        return Rows(
+            np.concatenate([self.values, other.values]),
+            np.concatenate([self.predicts_answer, other.predicts_answer]) if known else None,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alignez_bake.capture.statistics import ActivationStatistics
     from alignez_bake.edit import Edit
     from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.language_model.readout import Readout
     from alignez_bake.site import Site
 
     JsonValue = str | int | float | list[int] | list[float]
@@ -35,6 +36,13 @@ class CaptureFunction(Protocol):
         edited: Collection[Context] = CONTEXTS,
     ) -> ActivationStatistics:
         """Run every forward pass that the specs need, once, with `plan_so_far` in place in the contexts `edited`."""
+
+    def readout(self) -> Readout:
+        """What turns the stream behind the last layer into predictions, of the model without edits.
+
+        Raises:
+            BadInputError: the model reads out otherwise than by a norm and a head.
+        """
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.methods.alignez_v1 import ALIGNEZ_V1
 from alignez_bake.methods.alignez_v2 import ALIGNEZ_V2
 from alignez_bake.methods.ccs import CCS
+from alignez_bake.methods.contrastive_decoding import CONTRASTIVE_DECODING
 from alignez_bake.methods.mean_difference import MEAN_DIFFERENCE
 from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE
 from alignez_bake.methods.ridge import RIDGE
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 METHODS: Final[Mapping[str, Method]] = {
     "ridge": RIDGE,
     "residual_ridge": RESIDUAL_RIDGE,
+    "contrastive_decoding": CONTRASTIVE_DECODING,
     "alignez_v1": ALIGNEZ_V1,
     "alignez_v2": ALIGNEZ_V2,
     "ccs": CCS,

@@ -22,8 +22,8 @@ is left to do is what the layers in front of it could not, and the last one sees
 **The strength acts in the last layer alone.** With s = 1 nothing is asked for that the base does not do itself when it
 is told to: the damage is small, and the good persona's own mistakes stay. Beyond it the stream leaves what later layers
 have been trained on; behind the last one there are none, only the norm and the head. The outcome is the same as with s
-in all layers (docs/decisions/residual_ridge.md), and as D is then linear in s, one set of recordings, one a layer, gives
-the edits of every strength.
+in all layers (docs/decisions/residual_ridge.md), and as D is then linear in s, one set of recordings, one a layer,
+gives the edits of every strength.
 
 It reads the writer's input, so it folds as W' = W + L Rᵀ. The writer's output must join the residual stream as it is: a
 norm behind it (gemma2, gemma3, olmo2) or a factor (granite) is refused.
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alignez_bake.architectures.architecture import Architecture
-    from alignez_bake.capture.spec import Context
+    from alignez_bake.capture.spec import CaptureSpec, Context
     from alignez_bake.capture.statistics import ActivationStatistics
     from alignez_bake.methods.protocol import CaptureFunction
 
@@ -153,17 +153,26 @@ class ResidualRidge:
             BadInputError: as `fit_ridge`.
         """
         *front, last = self.sites(architecture, sorted(layers))
+        imitated = self.imitated(capture, front, settings)
+        specs = [self.spec(last, strength, settings.seed) for strength in strengths]
+        statistics = recorded_with(capture, list(dict.fromkeys(specs)), imitated.edits)
+        found = [self._fitted(statistics, spec, settings) for spec in specs]
+        return [FitResult((*imitated.edits, edit), (*imitated.sites, report)) for edit, report in found]
+
+    def imitated(self, capture: CaptureFunction, sites: Sequence[Site], settings: MethodSettings) -> FitResult:
+        """The edits of s = 1 at sites in order, each fitted with those in front of it in place.
+
+        Raises:
+            BadInputError: as `fit_ridge`.
+        """
         edits: list[Edit] = []
         reports: list[SiteReport] = []
-        for site in front:
+        for site in sites:
             spec = self.spec(site, seed=settings.seed)
-            edit, report = self._fitted(_recorded(capture, [spec], edits), spec, settings)
+            edit, report = self._fitted(recorded_with(capture, [spec], edits), spec, settings)
             edits.append(edit)
             reports.append(report)
-        specs = [self.spec(last, strength, settings.seed) for strength in strengths]
-        statistics = _recorded(capture, list(dict.fromkeys(specs)), edits)
-        found = [self._fitted(statistics, spec, settings) for spec in specs]
-        return [FitResult((*edits, edit), (*reports, report)) for edit, report in found]
+        return FitResult(tuple(edits), tuple(reports))
 
     def _fitted(
         self, statistics: ActivationStatistics, spec: MomentsSpec, settings: MethodSettings
@@ -173,7 +182,9 @@ class ResidualRidge:
         return edit, SiteReport(spec.site, fit.figures(tokens))
 
 
-def _recorded(capture: CaptureFunction, specs: Sequence[MomentsSpec], edits: Sequence[Edit]) -> ActivationStatistics:
+def recorded_with(
+    capture: CaptureFunction, specs: Sequence[CaptureSpec], edits: Sequence[Edit]
+) -> ActivationStatistics:
     """What the specs ask for, with the edits in place where no persona speaks."""
     return capture(specs, EditPlan(tuple(edits)) if edits else None, edited=_EDITED)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.capture.spec import CaptureSpec, Context
     from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.language_model.readout import Readout
     from alignez_bake.methods.protocol import CaptureFunction
 
 
@@ -39,6 +40,10 @@ class RememberingCapture:
         """Record by `capture`, over one set of pairs."""
         self._capture = capture
         self._recorded: dict[CaptureSpec, ActivationStatistics] = {}
+
+    def readout(self) -> Readout:
+        """As the capture that it wraps."""
+        return self._capture.readout()
 
     def __call__(
         self,

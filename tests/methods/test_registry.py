@@ -8,7 +8,9 @@ from alignez_bake.methods.registry import DEFAULT_METHOD, METHODS, NOT_YET_AVAIL
 
 
 def test_every_method_is_found_by_its_own_name() -> None:
-    assert set(METHODS) == {"ridge", "residual_ridge", "alignez_v1", "alignez_v2", "ccs", "mean_difference", "shift"}
+    assert set(METHODS) == {
+        "ridge", "residual_ridge", "contrastive_decoding", "alignez_v1", "alignez_v2", "ccs", "mean_difference", "shift"
+    }  # fmt: skip
     assert all(method_named(name).name == name for name in METHODS)
     assert DEFAULT_METHOD in METHODS
 
@@ -17,6 +19,7 @@ def test_defaults_are_those_that_users_are_told() -> None:
     assert {name: method.default_strength for name, method in METHODS.items()} == {
         "ridge": 2.0,
         "residual_ridge": 1.125,
+        "contrastive_decoding": 2.0,
         "alignez_v1": 1.0,
         "alignez_v2": 1.0,
         "ccs": 1.0,

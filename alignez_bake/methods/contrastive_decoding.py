@@ -1,0 +1,254 @@
+"""Contrastive decoding of the two personas, baked: what the good persona would say, and the bad one would not.
+
+In every layer but the last, the edits are those of `methods.residual_ridge` with s = 1: the residual stream comes to
+where it would be after the good persona's sentence. In the last one, a change of the MLP's writer makes the model
+predict, behind each token t, not what the good persona predicts but what sets it apart:
+
+    p*_t(v) ∝ p_good(v)^s · (p_good(v) / p_bad(v))^(s - 1)     for v in T_t, else 0                               (1)
+    T_t = the at most m likeliest v with p_good(v) >= α · max p_good
+
+p_good and p_bad are the base's own predictions at that token after either persona's sentence. The second factor is
+contrastive decoding (Li et al., arXiv 2210.15097) with the bad persona as the amateur, also DExperts (Liu et al., arXiv
+2105.03023) with personas as experts; T_t is its plausibility constraint; the first factor sharpens. With s = 1 what is
+left is the good persona's prediction without its tail.
+
+How the change is found is derived in `methods.readout_fit`. What it counts at a token, u_t there:
+
+    1        where a token of the answer, or its end, comes next
+    w_t      in front of it, the personas' disagreement about the next token (`capture.weights`)
+
+and to the rest, 1 - u_t, the base's own prediction is the aim.
+
+**Why not the stream itself.** `residual_ridge` with s > 1 leads the stream beyond the good persona along a difference
+of streams, which raises whatever the good persona likes better, also tokens that neither would say; and behind the norm
+nothing can grow but at the cost of the rest. In one world that helps, in another one it destroys the model. (1) has no
+such direction: what is not plausible under the good persona is no aim at any s
+(docs/decisions/contrastive_decoding.md).
+
+The edits read the writers' inputs, so they fold as W' = W + L Rᵀ, exactly as those of residual_ridge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import torch
+
+from alignez_bake.capture.spec import Reading, RowsSpec
+from alignez_bake.capture.statistics import TokenRows
+from alignez_bake.capture.weights import disagreement_weights, jensen_shannon
+from alignez_bake.edit import Edit
+from alignez_bake.errors import BadInputError
+from alignez_bake.methods.protocol import FitResult, MethodSettings, SiteReport
+from alignez_bake.methods.readout_fit import Aim, ReadoutRows, fit_readout
+from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE, ResidualRidge, recorded_with
+from alignez_bake.methods.ridge import fit_ridge
+from alignez_bake.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.capture.statistics import Rows
+    from alignez_bake.language_model.readout import Readout
+    from alignez_bake.methods.protocol import CaptureFunction, JsonValue
+    from alignez_bake.methods.readout_fit import ReadoutFit
+
+    Float64Array = NDArray[np.float64]
+
+_ROWS_AT_A_TIME: Final = 256
+
+
+@dataclass(frozen=True)
+class ContrastiveDecoding:
+    """Residual ridge up to the last layer, and there a change that decodes contrastively.
+
+    Figures: those of residual_ridge, and in the last layer `tokens`, `rank`, `divergence_before` and
+    `divergence_after` (nats, KL(p* ‖ q) per counted token), `kept` (nats, KL from the base per token that is to be
+    kept), `edit_norm` ‖L Rᵀ‖, `steps`.
+
+    Attributes:
+        name: as on the command line.
+        default_strength: s; 1 imitates the good persona.
+        needs_bias: it makes no constants.
+        has_gates: it is linear.
+        scores_layers: it edits all layers that are given.
+        needs_last_layer: behind it predictions are read out.
+        default_rank: k, in the last layer.
+        penalty: λ of `readout_fit`.
+        plausible: α.
+        most_plausible: m.
+        most_tokens: fit to an even sample of so many tokens where there are more.
+        steps: most steps of the fit in the last layer.
+        imitation: how the other layers are fitted.
+    """
+
+    name: str = "contrastive_decoding"
+    default_strength: float = 2.0
+    needs_bias: bool = False
+    has_gates: bool = False
+    scores_layers: bool = False
+    needs_last_layer: bool = True
+    default_rank: int = 16
+    penalty: float = 0.01
+    plausible: float = 0.05
+    most_plausible: int = 64
+    most_tokens: int = 4096
+    steps: int = 20
+    imitation: ResidualRidge = field(default=RESIDUAL_RIDGE)
+
+    def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
+        """The MLP's writer in each layer.
+
+        Raises:
+            BadInputError: as `ResidualRidge.sites`, with this method's name.
+        """
+        try:
+            return self.imitation.sites(architecture, layers)
+        except BadInputError as error:
+            raise BadInputError(str(error).replace(self.imitation.name, self.name, 1)) from error
+
+    def fit(
+        self, capture: CaptureFunction, architecture: Architecture, layers: Sequence[int], settings: MethodSettings
+    ) -> FitResult:
+        """One edit a layer, each fitted with those in front of it in place.
+
+        Raises:
+            BadInputError: as `fit_ridge` and `fit_readout`; layers without the model's last one; a model that reads out
+                otherwise than by a norm and a head.
+        """
+        strength = self.default_strength if settings.strength is None else settings.strength
+        return self.fit_strengths(capture, architecture, layers, settings, [strength])[0]
+
+    def fit_strengths(
+        self,
+        capture: CaptureFunction,
+        architecture: Architecture,
+        layers: Sequence[int],
+        settings: MethodSettings,
+        strengths: Sequence[float],
+    ) -> list[FitResult]:
+        """What `fit` finds with each of several strengths, from the recordings that one takes.
+
+        Raises:
+            BadInputError: as `fit`.
+        """
+        readout = capture.readout()
+        *front, last = self.sites(architecture, sorted(layers))
+        if last.layer != readout.last_layer:
+            raise BadInputError(
+                f"{self.name} changes what is read out behind layer {readout.last_layer}, the model's last one, and "
+                f"only layers up to {last.layer} may be edited: let --layers end there, or use residual_ridge"
+            )
+        imitated = self.imitation.imitated(capture, front, settings)
+        recording = self._recording(capture, last, imitated.edits, settings.seed, readout)
+        rank = settings.rank or min(self.default_rank, *recording.widths)
+        if rank > min(recording.widths):
+            d_out, d_in = recording.widths
+            raise BadInputError(f"{last}: rank {rank} is not possible: its map is {d_out} x {d_in}")
+        start = recording.start(last, rank, self.imitation.penalty, settings.seed)
+        results = []
+        for strength in strengths:
+            aim = recording.aim(readout, strength, plausible=self.plausible, most=self.most_plausible)
+            fit = fit_readout(last, readout, recording.rows, aim, start, penalty=self.penalty, steps=self.steps)
+            edit = Edit(last, left=fit.left, right=fit.right, reads="input", objective=settings.objective)
+            report = SiteReport(last, _figures(fit, len(recording.rows.stream)))
+            results.append(FitResult((*imitated.edits, edit), (*imitated.sites, report)))
+        return results
+
+    def _recording(
+        self, capture: CaptureFunction, last: Site, edits: Sequence[Edit], seed: int, readout: Readout
+    ) -> _Recording:
+        """Everything that is read in the last layer, on the readout's device."""
+        stream = Site("residual", last.layer)
+
+        def spec(site: Site, reading: Reading) -> RowsSpec:
+            return RowsSpec(site, reading, "good", "shared", most_tokens=self.most_tokens, seed=seed)
+
+        inputs, edited = spec(last, Reading("plain", "input")), spec(stream, Reading("plain", "output"))
+        good, bad = (spec(stream, Reading(persona, "output")) for persona in ("good", "bad"))
+        found = recorded_with(capture, [inputs, edited, good, bad], edits).rows
+        base = found if not edits else capture([edited]).rows
+
+        def tensor(rows: Rows) -> torch.Tensor:
+            if not np.isfinite(rows.values).all():
+                raise BadInputError(f"{last}: activations are not finite: the model's weights or its dtype are broken")
+            return torch.tensor(rows.values, dtype=readout.dtype, device=readout.device)
+
+        streams = tuple(tensor(found[each]) for each in (good, bad))
+        divergences = [
+            jensen_shannon(*(readout.log_probabilities(each[first : first + _ROWS_AT_A_TIME]) for each in streams))
+            for first in range(0, len(streams[0]), _ROWS_AT_A_TIME)
+        ]
+        weights = disagreement_weights([torch.cat(divergences).double().cpu().numpy()])[0]
+        predicts_answer = found[inputs].predicts_answer
+        assert predicts_answer is not None
+        return _Recording(
+            ReadoutRows(tensor(found[inputs]), tensor(found[edited]), tensor(base[edited])),
+            good=streams[0],
+            bad=streams[1],
+            counted=torch.tensor(np.maximum(weights, predicts_answer), dtype=readout.dtype, device=readout.device),
+        )
+
+
+class _Recording(NamedTuple):
+    """Rows of the last layer.
+
+    Attributes:
+        rows: those without persona.
+        good: stream after the good persona's sentence [n, d].
+        bad: the same of the bad one.
+        counted: u_t [n].
+    """
+
+    rows: ReadoutRows
+    good: torch.Tensor
+    bad: torch.Tensor
+    counted: torch.Tensor
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """(d_out, d_in) of the writer."""
+        return self.rows.stream.shape[1], self.rows.inputs.shape[1]
+
+    def aim(self, readout: Readout, strength: float, *, plausible: float, most: int) -> Aim:
+        """p* of equation (1) of the module docstring, on T_t alone."""
+        tokens, probabilities = [], []
+        with torch.no_grad():
+            for first in range(0, len(self.good), _ROWS_AT_A_TIME):
+                good, bad = (
+                    readout.log_probabilities(each[first : first + _ROWS_AT_A_TIME]) for each in (self.good, self.bad)
+                )
+                likeliest = good.topk(min(most, good.shape[-1]), dim=-1)
+                bad = bad.gather(-1, likeliest.indices)
+                wanted = strength * likeliest.values + (strength - 1.0) * (likeliest.values - bad)
+                in_set = likeliest.values >= likeliest.values[:, :1] + float(np.log(plausible))
+                tokens.append(likeliest.indices)
+                probabilities.append(wanted.masked_fill(~in_set, -torch.inf).softmax(dim=-1))
+        return Aim(torch.cat(tokens), torch.cat(probabilities), self.counted)
+
+    def start(self, last: Site, rank: int, penalty: float, seed: int) -> tuple[Float64Array, Float64Array]:
+        """L and R of the reduced-rank ridge towards the good persona's stream, as `ResidualRidge` would have them."""
+        moved = self.counted[:, None] * (self.good - self.rows.stream)
+        z, d = (each.float().cpu().numpy() for each in (self.rows.inputs, moved))
+        found = fit_ridge(last, TokenRows(z, d, len(z)), penalty=penalty, rank=rank, seed=seed)
+        return found.left, found.right
+
+
+def _figures(fit: ReadoutFit, tokens: int) -> dict[str, JsonValue]:
+    return {
+        "tokens": tokens,
+        "rank": fit.left.shape[1],
+        "divergence_before": fit.before,
+        "divergence_after": fit.after,
+        "kept": fit.kept,
+        "edit_norm": float(np.linalg.norm(fit.right)),
+        "steps": fit.steps,
+    }
+
+
+CONTRASTIVE_DECODING: Final = ContrastiveDecoding()

@@ -1,0 +1,220 @@
+"""The low-rank change of the last writer under which the model predicts what it should.
+
+With rows t, of the last layer's writer input z_t, of the residual stream h_t behind that layer, and with
+q_t(C) = softmax(head(norm(h_t + Cᵀ z_t))), the change C = R Lᵀ [d_in, d_out] of rank k minimises
+
+    1/n Σ_t [ u_t KL(p*_t ‖ q_t(C)) + (1 - u_t) KL(p_t ‖ q_t(C)) ]  +  λ · mean(diag ZᵀZ) ‖C‖² / Σ_t ‖h_t‖²        (1)
+
+    p*_t   what is to be predicted; u_t in [0, 1]: how much that counts at token t
+    p_t    what the base predicts, which is to be kept where u_t is small
+
+Both in nats per token. The last term is an upper bound's worth of the edit: Σ_t ‖Cᵀ z_t‖² for inputs without direction,
+relative to the stream's own size, so λ nats for an edit as large as the stream.
+
+Behind the last layer stand a norm and the head alone, so (1) needs no pass through the model: rows of one recording,
+and of every step a few products with the head. It is minimised over L and R by L-BFGS with a strong Wolfe line search,
+over all rows at once, from the solution of a ridge; nothing is drawn, so the same rows give the same change.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+import torch
+
+from alignez_bake.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from alignez_bake.language_model.readout import Readout
+    from alignez_bake.site import Site
+
+    Float32Array = NDArray[np.float32]
+    Float64Array = NDArray[np.float64]
+
+_CHUNK_VALUES: Final = 2**24
+"""Log-probabilities at a time, 64 MiB where they are float32; some five arrays of them live at once."""
+_HISTORY: Final = 20
+
+
+class Aim(NamedTuple):
+    """What is to be predicted, in sparse form.
+
+    Attributes:
+        tokens: int64 [n, m], the tokens that p* gives a probability.
+        probabilities: [n, m], theirs; 0 in unused places; each row sums to 1.
+        weights: [n], u_t.
+    """
+
+    tokens: torch.Tensor
+    probabilities: torch.Tensor
+    weights: torch.Tensor
+
+
+class ReadoutRows(NamedTuple):
+    """Rows of one recording, in the readout's dtype and on its device.
+
+    Attributes:
+        inputs: [n, d_in], z_t, with all earlier edits in place.
+        stream: [n, d], h_t of the same run.
+        base_stream: [n, d], that of the base.
+    """
+
+    inputs: torch.Tensor
+    stream: torch.Tensor
+    base_stream: torch.Tensor
+
+
+class ReadoutFit(NamedTuple):
+    """What was found.
+
+    Attributes:
+        left: float64 [d_out, k], orthonormal columns.
+        right: float64 [d_in, k]; C = right leftᵀ, its singular values descending.
+        before: Σ u_t KL(p*_t ‖ q_t) / Σ u_t of C = 0, in nats.
+        after: the same of C.
+        kept: Σ (1 - u_t) KL(p_t ‖ q_t) / Σ (1 - u_t) of C, in nats.
+        steps: of L-BFGS.
+    """
+
+    left: Float64Array
+    right: Float64Array
+    before: float
+    after: float
+    kept: float
+    steps: int
+
+
+class _Losses(NamedTuple):
+    total: float
+    aimed: float
+    kept: float
+
+
+def fit_readout(
+    site: Site,
+    readout: Readout,
+    rows: ReadoutRows,
+    aim: Aim,
+    start: tuple[Float64Array, Float64Array],
+    *,
+    penalty: float,
+    steps: int,
+) -> ReadoutFit:
+    """Minimise (1) of the module docstring.
+
+    Args:
+        site: for messages.
+        readout: of the model.
+        rows: of a recording.
+        aim: what is to be predicted there.
+        start: L [d_out, k] and R [d_in, k] to begin with, not 0.
+        penalty: λ.
+        steps: most steps.
+
+    Raises:
+        BadInputError: rows or predictions that are not finite.
+    """
+    size = float(np.sqrt(np.square(start[1]).mean()))
+    left = torch.tensor(np.ascontiguousarray(start[0]), dtype=readout.dtype, device=readout.device, requires_grad=True)
+    # L-BFGS sees both factors at one scale.
+    right = torch.tensor(start[1] / size, dtype=readout.dtype, device=readout.device, requires_grad=True)
+    n, d_in = rows.inputs.shape
+    per_square = penalty * float(rows.inputs.square().sum()) / d_in / float(rows.stream.square().sum())
+
+    base = _BasePredictions(readout, rows.base_stream)
+
+    def losses(*, gradients: bool) -> _Losses:
+        aimed = kept = 0.0
+        for part in _parts(n, readout):
+            stream = rows.stream[part] + (rows.inputs[part] @ (size * right)) @ left.T
+            predicted = readout.log_probabilities(stream)
+            weights = aim.weights[part]
+            one = (weights * _to_aim(aim, part, predicted)).sum()
+            other = ((1.0 - weights) * base.divergences(part, predicted)).sum()
+            if gradients:
+                ((one + other) / n).backward()  # type: ignore[no-untyped-call]
+            aimed, kept = aimed + one.item(), kept + other.item()
+        # ‖R Lᵀ‖² = tr(RᵀR LᵀL), without the matrix.
+        square = size**2 * ((right.T @ right) * (left.T @ left)).sum()
+        if gradients:
+            (per_square * square).backward()  # type: ignore[no-untyped-call]
+        return _Losses((aimed + kept) / n + per_square * square.item(), aimed, kept)
+
+    optimiser = torch.optim.LBFGS(
+        [left, right], max_iter=steps, history_size=_HISTORY, line_search_fn="strong_wolfe", tolerance_change=1e-7
+    )
+
+    def closure() -> float:
+        optimiser.zero_grad()
+        return losses(gradients=True).total
+
+    with torch.no_grad():
+        before = sum(
+            (aim.weights[part] * _to_aim(aim, part, readout.log_probabilities(rows.stream[part]))).sum().item()
+            for part in _parts(n, readout)
+        )
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        after = losses(gradients=False)
+    if not np.isfinite([before, *after]).all():
+        raise BadInputError(f"{site}: the model's predictions are not finite: its weights or its dtype are broken")
+    total_weight = float(aim.weights.sum())
+    taken = optimiser.state[left].get("n_iter", 0)
+    ordered = _ordered(left.detach().cpu().double().numpy(), size * right.detach().cpu().double().numpy())
+    return ReadoutFit(
+        *ordered,
+        before=before / total_weight,
+        after=after.aimed / total_weight,
+        kept=after.kept / max(n - total_weight, 1.0),
+        steps=int(taken),
+    )
+
+
+def _parts(n: int, readout: Readout) -> Iterator[slice]:
+    size = max(1, _CHUNK_VALUES // readout.vocabulary_size)
+    for first in range(0, n, size):
+        yield slice(first, min(n, first + size))
+
+
+def _to_aim(aim: Aim, part: slice, predicted: torch.Tensor) -> torch.Tensor:
+    """KL(p*_t ‖ q_t) in nats [rows of the part]."""
+    probabilities = aim.probabilities[part]
+    entropy = torch.special.entr(probabilities).sum(dim=-1)
+    crossed: torch.Tensor = (probabilities * predicted.gather(-1, aim.tokens[part])).sum(dim=-1)
+    return -crossed - entropy
+
+
+class _BasePredictions:
+    """What the base predicts at all rows: made once where it has room, else anew each time."""
+
+    def __init__(self, readout: Readout, stream: torch.Tensor) -> None:
+        self._readout = readout
+        self._stream = stream
+        self._kept: torch.Tensor | None = None
+        if len(stream) * readout.vocabulary_size <= _CHUNK_VALUES:
+            self._kept = self._made(slice(None))
+
+    def divergences(self, part: slice, predicted: torch.Tensor) -> torch.Tensor:
+        """KL(p_t ‖ q_t) in nats [rows of the part]."""
+        base = self._made(part) if self._kept is None else self._kept[part]
+        divergences: torch.Tensor = (base.exp() * (base - predicted)).sum(dim=-1)
+        return divergences
+
+    def _made(self, part: slice) -> torch.Tensor:
+        with torch.no_grad():
+            return self._readout.log_probabilities(self._stream[part])
+
+
+def _ordered(left: Float64Array, right: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """The same C = R Lᵀ with orthonormal L, best direction first; the largest entry of each column of L positive."""
+    q_left, r_left = np.linalg.qr(left)
+    q_right, r_right = np.linalg.qr(right)
+    u, values, vt = np.linalg.svd(r_right @ r_left.T)
+    left, right = q_left @ vt.T, q_right @ (u * values)
+    signs = np.sign(left[np.abs(left).argmax(axis=0), np.arange(left.shape[1])])
+    return left * signs, right * signs

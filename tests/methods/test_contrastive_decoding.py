@@ -1,0 +1,156 @@
+"""Contrastive decoding, baked: on live models, what is predicted comes to what equation (1) asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from alignez_bake.architectures.architecture import architecture_for
+from alignez_bake.capture.run import Capture
+from alignez_bake.capture.spec import Reading, RowsSpec
+from alignez_bake.edit_plan import EditPlan
+from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.readout import checked_readout
+from alignez_bake.methods.contrastive_decoding import CONTRASTIVE_DECODING
+from alignez_bake.methods.protocol import MethodSettings
+from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE
+from alignez_bake.site import Site
+
+LAST = Site("residual", 1)
+METHOD = replace(CONTRASTIVE_DECODING, penalty=1e-4, steps=60)
+
+
+@pytest.fixture(params=["llama", "gpt_neox", "gpt2", "opt"])
+def lm(request, tiny_lm64):
+    return tiny_lm64(request.param)
+
+
+def fitted(lm, pairs, method=METHOD, layers=(0, 1), **settings):
+    return method.fit(Capture(lm, pairs), lm.architecture, layers, MethodSettings(**settings))
+
+
+def predictions(lm, pairs, context, plan=None):
+    """Next-token distributions at the shared tokens [n, V], and which of the rows predict the answer."""
+    spec = RowsSpec(LAST, Reading(context, "output"), "good", "shared")
+    capture = Capture(lm, pairs)
+    rows = capture([spec], plan, edited=("plain",)).rows[spec]
+    stream = torch.tensor(rows.values)
+    with torch.no_grad():
+        return capture.readout().log_probabilities(stream).double().exp().numpy(), rows.predicts_answer
+
+
+def wanted(good, bad, strength, plausible=0.05):
+    """Equation (1), naively, one row after the other."""
+    found = np.zeros_like(good)
+    for row, (p, q) in enumerate(zip(good, bad, strict=True)):
+        kept = p >= plausible * p.max()
+        found[row, kept] = p[kept] ** strength * (p[kept] / q[kept]) ** (strength - 1)
+    return found / found.sum(axis=1, keepdims=True)
+
+
+def divergence(aim, predicted):
+    kept = aim > 0
+    return np.where(kept, aim * np.log(np.where(kept, aim / predicted, 1.0)), 0.0).sum(axis=1)
+
+
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+def test_the_edited_model_predicts_what_is_asked_for(strength, lm, pairs):
+    """The figures of the fit are those of the model with the edits hooked in."""
+    everything = replace(METHOD, most_plausible=10_000)
+    result = fitted(lm, pairs, everything, rank=24, strength=strength)
+    figures = result.sites[-1].figures
+    good, answers = predictions(lm, pairs, "good")
+    bad, _ = predictions(lm, pairs, "bad")
+    aim = wanted(good, bad, strength)
+    before, _ = predictions(lm, pairs, "plain", EditPlan(result.edits[:1]))
+    after, _ = predictions(lm, pairs, "plain", EditPlan(result.edits))
+    assert answers.any()
+    assert not answers.all()
+    of_answers = [divergence(aim, found)[answers].mean() for found in (before, after)]
+    assert of_answers[1] < 0.6 * of_answers[0]
+    assert figures["divergence_after"] < 0.6 * figures["divergence_before"]
+    assert figures["tokens"] == len(answers)
+    assert figures["edit_norm"] == pytest.approx(np.linalg.norm(result.edits[-1].left @ result.edits[-1].right.T))
+
+
+def test_the_figure_is_the_weighted_divergence(pairs, tiny_lm64):
+    """With every token counted in full, `divergence_after` can be computed from the edited model alone."""
+    lm = tiny_lm64("llama")
+    result = fitted(lm, pairs, replace(METHOD, most_plausible=10_000), rank=8)
+    good, answers = predictions(lm, pairs, "good")
+    bad, _ = predictions(lm, pairs, "bad")
+    after, _ = predictions(lm, pairs, "plain", EditPlan(result.edits))
+    spread = divergence(wanted(good, bad, 2.0), after)
+    assert spread[answers].min() <= result.sites[-1].figures["divergence_after"] <= spread.max()
+
+
+def test_layers_before_the_last_are_those_of_residual_ridge(lm, pairs):
+    ours = fitted(lm, pairs, strength=3.0, objective="kind").edits
+    theirs = RESIDUAL_RIDGE.fit(Capture(lm, pairs), lm.architecture, (0, 1), MethodSettings(strength=1.0)).edits
+    np.testing.assert_array_equal(ours[0].right, theirs[0].right)
+    assert [str(edit.site) for edit in ours] == ["mlp_write.0", "mlp_write.1"]
+    assert {(edit.reads, edit.strength, edit.objective) for edit in ours} == {("input", 1.0, "kind")}
+    assert not np.allclose(ours[1].left @ ours[1].right.T, theirs[1].left @ theirs[1].right.T, rtol=0.1)
+
+
+def test_strengths_share_their_recordings(pairs, tiny_lm64):
+    lm, recorded = tiny_lm64("llama"), []
+    capture = Capture(lm, pairs)
+
+    class Counted:
+        readout = staticmethod(capture.readout)
+
+        def __call__(self, specs, plan=None, *, edited=("plain", "good", "bad")):
+            recorded.append(len(specs))
+            return capture(specs, plan, edited=edited)
+
+    found = METHOD.fit_strengths(Counted(), lm.architecture, (0, 1), MethodSettings(), [1.0, 3.0])
+    assert recorded == [1, 4, 1]
+    for strength, result in zip((1.0, 3.0), found, strict=True):
+        np.testing.assert_array_equal(result.edits[1].right, fitted(lm, pairs, strength=strength).edits[1].right)
+    assert not np.allclose(found[0].edits[1].right, found[1].edits[1].right, rtol=0.1)
+
+
+def test_the_penalty_trades_the_aim_for_what_is_kept(pairs, tiny_lm64):
+    loose, tight = (
+        fitted(tiny_lm64("llama"), pairs, replace(METHOD, penalty=penalty)).sites[-1].figures for penalty in (1e-4, 3.0)
+    )
+    assert tight["kept"] < 0.5 * loose["kept"]
+    assert tight["edit_norm"] < 0.5 * loose["edit_norm"]
+    assert loose["divergence_after"] < tight["divergence_after"] < tight["divergence_before"]
+
+
+def test_a_sample_of_the_tokens_is_bounded(pairs, tiny_lm64):
+    result = fitted(tiny_lm64("llama"), pairs, replace(METHOD, most_tokens=20))
+    assert result.sites[-1].figures["tokens"] == 20
+
+
+def test_without_the_last_layer_nothing_is_read_out(lm, pairs):
+    with pytest.raises(BadInputError, match="only layers up to 0 may be edited: let --layers end there"):
+        fitted(lm, pairs, layers=(0,))
+
+
+def test_a_rank_above_the_widths(lm, pairs):
+    with pytest.raises(BadInputError, match=r"mlp_write.1: rank 500 is not possible"):
+        fitted(lm, pairs, METHOD, layers=(1,), rank=500)
+
+
+def test_a_soft_cap_on_the_logits_is_no_norm_and_head(tiny_lm64):
+    with pytest.raises(BadInputError, match="are not those of its last norm and its head"):
+        checked_readout(tiny_lm64("gemma2"), [5, 6, 7])
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt_neox", "opt", "gpt2"])
+def test_the_readout_is_the_models_own(model_type, tiny_lm64):
+    lm = tiny_lm64(model_type)
+    readout = checked_readout(lm, [5, 6, 7])
+    assert readout.last_layer == 1
+    assert readout.vocabulary_size == lm.vocabulary_size
+
+
+def test_refusals_name_this_method():
+    with pytest.raises(BadInputError, match="contrastive_decoding cannot be fitted"):
+        CONTRASTIVE_DECODING.sites(architecture_for({"model_type": "gemma2"}), (0, 1))
