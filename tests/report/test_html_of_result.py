@@ -227,6 +227,29 @@ def test_a_search_that_cannot_be_read_ends_no_bake(base, tmp_path):
     assert "frontier" not in sections(page)
 
 
+def test_figures_that_nobody_measured_end_no_bake_and_draw_what_can_be_drawn(base, tmp_path):
+    """Provenance is free: edits of others may say anything there."""
+    plan = plan_for(base)
+    sites = [
+        {"site": str(edit.site), "explained": value, "energies": [value, 1e308]}
+        for edit, value in zip(plan.edits, (1e308, -1e308), strict=True)
+    ]
+    points = found_by_search()["points"]
+    for point, value in zip(points, (1e308, -1e308, 1e-320), strict=True):
+        point["kl"] = value
+        point["rate"] = {"value": value, "standard_error": -value, "low": -1e308, "high": 1e308}
+    plan = replace(
+        plan,
+        edits=tuple(replace(edit, objective="helpful") for edit in plan.edits),
+        provenance={"sites": {"helpful": sites}, "tuning": found_by_search(points=points)},
+    )
+    bake(base, plan, tmp_path / "out", report=True)
+    page = page_in(tmp_path / "out")
+    assert sections(page) == ["frontier", "layers", "done"]
+    assert "2 of 3 lack one of the two and are not drawn" in page
+    assert "1e+308" in page
+
+
 def replaced(value):
     """Every text of a JSON value by one that would do harm as markup, keys as they are."""
     if isinstance(value, dict):

@@ -7,7 +7,6 @@ beside it show them whole.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 
 from alignez_bake.report.html.drawing import WIDTH, Drawing, drawing, label, scale
 from alignez_bake.report.html.inline_svg import COLOUR, empty_figure, own_settings
+from alignez_bake.report.html.report_data import can_be_drawn
 from alignez_bake.report.markdown import one_line
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def rates_figure(rates: Sequence[MeasuredRate]) -> Drawing:
         figure, axes = empty_figure(WIDTH, 56 + 26 * len(rates))
         for row, rate in enumerate(rates):
             role, marker = _MODELS[rate.model]
-            axes.plot([rate.low, rate.high], [row, row], color=COLOUR[role], linewidth=2.4, solid_capstyle="round")
-            axes.plot([rate.value], [row], marker, color=COLOUR[role], markersize=7)
+            # Shares, if the record is a true one; others need not have room.
+            low, value, high = np.clip([rate.low, rate.value, rate.high], -1, 2)
+            axes.plot([low, high], [row, row], color=COLOUR[role], linewidth=2.4, solid_capstyle="round")
+            axes.plot([value], [row], marker, color=COLOUR[role], markersize=7)
         axes.set_yticks(range(len(rates)), [label(f"{rate.model}, {rate.judge}") for rate in rates])
         axes.set_ylim(len(rates) - 0.4, -0.6)
         axes.set_xlim(-0.02, 1.02)
@@ -55,7 +57,7 @@ def frontier_figure(points: Sequence[SearchPoint], drift: Drift | None = None) -
         points: the candidates.
         drift: for the budget, if there was one.
     """
-    drawn = [_Place.of(point) for point in points if _is_finite(point.rate) and _is_finite(point.kl)]
+    drawn = [_Place.of(point) for point in points if can_be_drawn(point.rate) and can_be_drawn(point.kl)]
     if not drawn:
         return None
     groups = (
@@ -79,7 +81,7 @@ def frontier_figure(points: Sequence[SearchPoint], drift: Drift | None = None) -
                     elinewidth=1,
                     label=name,
                 )
-        if drift is not None and drift.budget is not None and math.isfinite(drift.budget):
+        if drift is not None and can_be_drawn(drift.budget):
             axes.axvline(drift.budget, color=COLOUR["bad"], linestyle="--", linewidth=1.2, label="budget")
         scale(axes, "x", [place.kl for place in drawn])
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -159,10 +161,6 @@ class _Place(NamedTuple):
         assert point.kl is not None
         assert point.rate is not None
         error = point.standard_error
-        known = error if error is not None and math.isfinite(error) else 0.0
+        known = error if can_be_drawn(error) and error > 0 else 0.0
         kind: Literal["candidate", "front", "chosen"] = "front" if point.on_front else "candidate"
         return cls(point.kl, point.rate, known, "chosen" if point.chosen else kind, point.on_front)
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

@@ -17,7 +17,7 @@ import numpy as np
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import OURS
-from alignez_bake.report.html.report_data import PointCloud, Projection, Sample
+from alignez_bake.report.html.report_data import LARGEST_DRAWN, PointCloud, Projection, Sample
 from alignez_bake.safetensors_io.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ FORMAT: Final = 1
 _MAX_BYTES: Final = 16 * 1024 * 1024
 _MAX_PROJECTIONS: Final = 64
 _DIGITS: Final = 4
-# Beyond what activations of any dtype in use reach, and far from where differences overflow.
-_LARGEST: Final = 1e60
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def _point(value: object) -> tuple[float, float]:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST_DRAWN:
         raise TypeError(f"{shown(value)} is no number that can be drawn")
     return float(value)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeGuard
 
 import numpy as np
 
@@ -12,10 +13,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+LARGEST_DRAWN: Final = 1e60
+"""Beyond what any figure in use reaches, and far from where differences and their squares overflow."""
 # Digits of a layer that is drawn.
 _LONGEST_LAYER: Final = 6
 
 RatedModel = Literal["base", "aligned", "tuned"]
+
+
+def can_be_drawn(value: float | None) -> TypeGuard[float]:
+    """Whether a figure has room for a value: somebody else's record may hold any."""
+    return value is not None and math.isfinite(value) and abs(value) <= LARGEST_DRAWN
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from alignez_bake.report.html.report_data import can_be_drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ def _series(sites: Sequence[SiteFigures], value_of: Callable[[SiteFigures], floa
     by_label: dict[str, dict[int, float]] = {}
     for site in sites:
         value = value_of(site)
-        if site.layer is None or value is None or not math.isfinite(value):
+        if site.layer is None or not can_be_drawn(value):
             continue
         label = f"{site.kind}, {site.objective or 'no objective'}" if several else site.kind
         by_label.setdefault(label, {})[site.layer] = value
