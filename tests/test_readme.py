@@ -93,6 +93,7 @@ def test_every_command_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     """On the demo model, with edits of the default method and gated ones."""
     queries = demo_queries(tmp_path / "queries.jsonl", 100)
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "graph_of_base").mkdir()
     dynamo_graph(DEMO / "base", tmp_path / "graph_of_base", external=True)
     before = [
