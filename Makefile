@@ -12,7 +12,7 @@ OPTIMUM_FOLDERS := out/optimum
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: demo test lint sweep optimum clean
+.PHONY: demo test lint sweep optimum peers clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -49,6 +49,12 @@ $(OPTIMUM)/installed: pyproject.toml
 	$(OPTIMUM)/bin/python -m pip install --quiet --upgrade pip
 	$(OPTIMUM)/bin/python -m pip install --quiet --editable ".[optimum,cpu,onnx]" "pytest>=9"
 	touch $@
+
+# Tests that need TRL and lm-evaluation-harness, which are skipped where those are not installed.
+peers: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[test,benchmarks,dpo,eval]"
+	$(BIN)/python -m pytest tests/benchmarks/test_alternatives.py tests/examples/test_expedite.py \
+		tests/evaluation/test_lm_eval_bridge.py
 
 clean:
 	rm -rf $(VENV) $(OPTIMUM) out build dist *.egg-info
