@@ -15,7 +15,7 @@ from alignez_bake.fit_settings import FitSettings
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.language_model.sampling import derived_seed
 from alignez_bake.lowering.hooks import edited_by_hooks
-from alignez_bake.methods.registry import DEFAULT_METHOD, METHODS
+from alignez_bake.methods.registry import METHODS
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import fit_edits, write_own_pairs
 from alignez_bake.progress import NoProgress
@@ -39,6 +39,7 @@ OBEDIENCES: Final = (50, 60, 75, 85, 100)
 QUERIES: Final = (8, 16, 32, 100)
 SWAPPED: Final = (10, 25, 50)
 ALL_QUERIES: Final = 100
+METHOD: Final = "ridge"
 TUNED: Final = "tuned"
 """The demo's tuned twin as a base: it does already what it is asked for."""
 
@@ -77,7 +78,7 @@ class Outcome:
         cheap: the same of the one at the start of a run.
         base: good answers, by rule, of the base on held-out queries; a share.
         persona: the same under the good persona.
-        edited: the same with the default method's edits.
+        edited: the same with the edits of `METHOD` at its default strength.
         answers: behind each share.
     """
 
@@ -183,7 +184,7 @@ class Bench:
                 records,
                 asked.objectives,
                 self._form,
-                FitSettings(METHODS[DEFAULT_METHOD], tuple(range(self._lm.folder.num_layers)), None, None, case.seed),
+                FitSettings(METHODS[METHOD], tuple(range(self._lm.folder.num_layers)), None, None, case.seed),
                 weights=asked.weights,
                 batch_size=self._batch_size,
                 progress=NoProgress(),
