@@ -88,11 +88,11 @@ class WorldBench:
         if cell.baked:
             return self._baked(cell, fit)
         editing = partial(edited_by_hooks, self.base.model, self.base.architecture, fit.plan)
-        return self._figures(cell, self.base, editing=editing, seconds=fit.seconds)
+        return self.figures(cell, self.base, editing=editing, seconds=fit.seconds)
 
     def _reference(self, cell: Cell) -> Measured:
         good_persona = persona_sentence(self.world.asked.objectives[0], "good")
-        return self._figures(
+        return self.figures(
             cell,
             self.tuned if cell.subject == TUNED else self.base,
             sentence=good_persona if cell.subject == PROMPTED else None,
@@ -109,7 +109,7 @@ class WorldBench:
         places = self.world.first_half if cell.part == "first_half" else self.world.second_half
         return [held_out[place] for place in places]
 
-    def _figures(
+    def figures(
         self,
         cell: Cell,
         lm: LanguageModel,
@@ -119,7 +119,16 @@ class WorldBench:
         seconds: dict[str, float] | None = None,
         delivered_share: float | None = None,
     ) -> Measured:
-        """Every model draws its answers with the same random numbers."""
+        """Figures of any model with the base's tokens; every model draws its answers with the same random numbers.
+
+        Args:
+            cell: which queries, how many answers, which seed.
+            lm: the model.
+            editing: entered whenever it runs.
+            sentence: of a persona, before each query.
+            seconds: what it took to make the model, by step.
+            delivered_share: of a baked model.
+        """
         with editing():
             judged = judged_answers(
                 lm,
@@ -144,7 +153,8 @@ class WorldBench:
             delivered_share=delivered_share,
         )
 
-    def _pairs(self, seed: int) -> PairSet:
+    def pairs(self, seed: int) -> PairSet:
+        """The base's own pairs of that seed, made when first asked for."""
         file = self.out / f"pairs-{self.world.name.replace(' ', '_')}-seed{seed}.jsonl"
         pairs, _ = write_own_pairs(
             self.base, self.world.asked, self.form, file, batch_size=self.batch_size, seed=seed, progress=Stopwatch()
@@ -153,7 +163,7 @@ class WorldBench:
 
     def _pairs_cell(self, cell: Cell) -> Measured:
         began = time.perf_counter()
-        pairs = self._pairs(cell.seed)
+        pairs = self.pairs(cell.seed)
         seconds = time.perf_counter() - began
         return Measured(
             good=tuple(self.world.judge(r.query, r.answer) > 0 for r in pairs.records if r.side == "good"),
@@ -162,7 +172,7 @@ class WorldBench:
         )
 
     def _fit(self, cell: Cell) -> _Fit:
-        pairs = self._pairs(cell.seed)
+        pairs = self.pairs(cell.seed)
         subject = SUBJECTS[cell.subject]
         layers = tuple(range(self.base.folder.num_layers))
         settings = FitSettings(subject.method, layers, cell.strength, None, cell.seed)
@@ -187,4 +197,4 @@ class WorldBench:
             result = bake(self.world.base, fit.plan, Path(folder) / "aligned")
             share = result.levels[0].to_json()["lowest_delivered_share"]
             lm = load_language_model(open_model_folder(result.path))
-            return self._figures(cell, lm, seconds=fit.seconds, delivered_share=share)
+            return self.figures(cell, lm, seconds=fit.seconds, delivered_share=share)

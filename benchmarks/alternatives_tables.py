@@ -1,0 +1,90 @@
+"""The comparison with alternatives as Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.alternatives_subjects import ALTERNATIVES
+from benchmarks.markdown import markdown_table
+from benchmarks.subjects import BASE, PROMPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from benchmarks.alternatives_measuring import AnswerCost
+    from benchmarks.figures import Figures, Spread
+
+_COLUMNS = (
+    "made from the same pairs",
+    "needs",
+    "good answers, % [95 % interval]",
+    "by seed, %",
+    "gap closed, %",
+    "loss on good documents",
+    "KL on neutral texts",
+    "processor s, from pairs to checkpoint",
+)
+_COST_COLUMNS = (
+    "answering",
+    "tokens read",
+    "tokens written",
+    "processor ms, alone",
+    "processor ms, together",
+    "times the base, alone",
+    "times the base, together",
+)
+
+
+def alternatives_tables(
+    world: str, figures: Mapping[str, Figures], costs: Mapping[str, AnswerCost], samples: int
+) -> str:
+    """Both tables of one world."""
+    rows = [
+        (
+            name,
+            ALTERNATIVES[name].needs,
+            f"{100 * one.rate.value:.1f} [{100 * one.rate.low:.1f}, {100 * one.rate.high:.1f}]",
+            ", ".join(f"{100 * value:.1f}" for value in one.by_seed),
+            _text(one.gap, 1),
+            _text(one.loss, 4),
+            "0" if name == BASE else _text(one.kl, 4),
+            _text(one.seconds.get("processor"), 1),
+        )
+        for name, one in figures.items()
+    ]
+    seeds = len(figures[BASE].by_seed)
+    total = figures[BASE].rate.total
+    return "\n".join(
+        [
+            f"### {world}",
+            "",
+            markdown_table(_COLUMNS, rows),
+            "",
+            f"One set of pairs, {seeds} seeds of training and answers, {total // seeds} answers ({samples} a query).",
+            "Mean (lowest to highest over seeds); intervals pool the seeds and take answers as independent.",
+            "",
+            markdown_table(_COST_COLUMNS, _cost_rows(costs)),
+            "",
+        ]
+    )
+
+
+def _cost_rows(costs: Mapping[str, AnswerCost]) -> list[tuple[str, ...]]:
+    base = costs[BASE]
+    labels = {PROMPTED: "base, good persona in the prompt"}
+    return [
+        (
+            labels.get(name, name if name == BASE else f"{name}, baked; as all that are trained"),
+            f"{cost.prompt_tokens:.1f}",
+            f"{cost.answer_tokens:.1f}",
+            f"{cost.alone:.1f}",
+            f"{cost.together:.2f}",
+            f"{cost.alone / base.alone:.2f}",
+            f"{cost.together / base.together:.2f}",
+        )
+        for name, cost in costs.items()
+    ]
+
+
+def _text(spread: Spread | None, digits: int) -> str:
+    return "" if spread is None else spread.text(digits)
