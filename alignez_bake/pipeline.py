@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from alignez_bake.capture.sequences import TokenisedPair
     from alignez_bake.edit import Edit
     from alignez_bake.fit_settings import FitSettings
     from alignez_bake.language_model.loading import LanguageModel
@@ -126,24 +127,19 @@ def fit_edits(
         BadInputError: too few pairs of an objective, activations that hold nothing to fit, or objectives that
             `check_together` refuses.
     """
-    check_together(objectives, weights, settings)
-    matched = {objective.name: match_pairs(records, objective.name) for objective in objectives}
-    own_pairs = {each.name: tokenise_pairs(matched[each.name][0], each, form) for each in objectives}
-    captures: Mapping[str, Capture]
-    if settings.joint:
-        everything = [pair for pairs, _ in matched.values() for pair in pairs]
-        read = {each.name: tokenise_pairs(everything, each, form) for each in objectives}
-        captures = joint_captures(lm, read, batch_size=batch_size, progress=progress)
-    else:
-        captures = {
-            name: Capture(lm, pairs, batch_size=batch_size, progress=progress) for name, pairs in own_pairs.items()
-        }
+    check_together(objectives, weights, joint=settings.joint)
+    readings = read_pairs_of(
+        lm, records, objectives, form, joint=settings.joint, batch_size=batch_size, progress=progress
+    )
     edits: list[Edit] = []
     sites: dict[str, tuple[SiteReport, ...]] = {}
     notes: dict[str, None] = {}
     for objective in objectives:
         found = settings.method.fit(
-            captures[objective.name], lm.architecture, settings.layers, settings.for_objective(objective.name)
+            readings.captures[objective.name],
+            lm.architecture,
+            settings.layers,
+            settings.for_objective(objective.name),
         )
         # Which rows an edit changes is the same question for every method, so it is answered here, once.
         edits.extend(replace(edit, positions=settings.positions) for edit in found.edits)
@@ -151,41 +147,102 @@ def fit_edits(
         notes.update(dict.fromkeys(found.notes))
     if not edits:
         raise BadInputError(f"method {settings.method.name!r} found nothing to edit in any layer")
-    filters = {name: report for name, (_, report) in matched.items()}
     fitted_objectives = {edit.objective for edit in edits}
     plan = EditPlan(
-        tuple(edits),
-        weights={name: weight for name, weight in weights.items() if name in fitted_objectives},
-        base=lm.folder.fingerprint,
-        provenance={
-            "tool": tool_name(),
-            "method": settings.method.name,
-            "settings": settings.as_json(),
-            "seed": settings.seed,
-            "prompt_form": form.settings,
-            "objectives": {objective.name: {"good": objective.good, "bad": objective.bad} for objective in objectives},
-            "pairs": {name: report.as_json() for name, report in filters.items()},
-            "sites": {name: [site.as_json() for site in reports] for name, reports in sites.items()},
-        },
+        tuple(edits), weights={name: weight for name, weight in weights.items() if name in fitted_objectives}
     )
-    found_together = interference_of(
-        lm, plan, own_pairs, joint=settings.joint, batch_size=batch_size, progress=progress
+    fitted = with_origin(lm, Fitted(plan, readings.filters, sites, tuple(notes)), objectives, form, settings)
+    return with_interference(lm, fitted, readings, joint=settings.joint)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The pairs of all objectives, ready to be recorded.
+
+    Attributes:
+        filters: by objective what became of its pairs.
+        pairs: by objective its own pairs.
+        captures: by objective what its edits are fitted to.
+        batch_size: sequences that run together.
+        progress: counts them.
+    """
+
+    filters: Mapping[str, FilterReport]
+    pairs: Mapping[str, Sequence[TokenisedPair]]
+    captures: Mapping[str, Capture]
+    batch_size: int
+    progress: Progress
+
+
+def read_pairs_of(
+    lm: LanguageModel,
+    records: Sequence[PairRecord],
+    objectives: Sequence[Objective],
+    form: PromptForm,
+    *,
+    joint: bool,
+    batch_size: int,
+    progress: Progress,
+) -> Readings:
+    """Match the pairs of each objective, and open captures over them.
+
+    Raises:
+        BadInputError: too few pairs of an objective.
+    """
+    matched = {objective.name: match_pairs(records, objective.name) for objective in objectives}
+    own_pairs = {each.name: tokenise_pairs(matched[each.name][0], each, form) for each in objectives}
+    captures: Mapping[str, Capture]
+    if joint:
+        everything = [pair for pairs, _ in matched.values() for pair in pairs]
+        read = {each.name: tokenise_pairs(everything, each, form) for each in objectives}
+        captures = joint_captures(lm, read, batch_size=batch_size, progress=progress)
+    else:
+        captures = {
+            name: Capture(lm, pairs, batch_size=batch_size, progress=progress) for name, pairs in own_pairs.items()
+        }
+    filters = {name: report for name, (_, report) in matched.items()}
+    return Readings(filters, own_pairs, captures, batch_size, progress)
+
+
+def with_origin(
+    lm: LanguageModel, fitted: Fitted, objectives: Sequence[Objective], form: PromptForm, settings: FitSettings
+) -> Fitted:
+    """Say in the plan what it is for and where its edits come from."""
+    provenance = {
+        "tool": tool_name(),
+        "method": settings.method.name,
+        "settings": settings.as_json(),
+        "seed": settings.seed,
+        "prompt_form": form.settings,
+        "objectives": {objective.name: {"good": objective.good, "bad": objective.bad} for objective in objectives},
+        "pairs": {name: report.as_json() for name, report in fitted.filters.items()},
+        "sites": {name: [site.as_json() for site in reports] for name, reports in fitted.sites.items()},
+        **({"notes": list(fitted.notes)} if fitted.notes else {}),
+    }
+    return replace(fitted, plan=replace(fitted.plan, base=lm.folder.fingerprint, provenance=provenance))
+
+
+def with_interference(lm: LanguageModel, fitted: Fitted, readings: Readings, *, joint: bool) -> Fitted:
+    """Measure what several objectives do to each other, and say it in the plan; as it is where there is one."""
+    found = interference_of(
+        lm, fitted.plan, readings.pairs, joint=joint, batch_size=readings.batch_size, progress=readings.progress
     )
-    together = {} if found_together is None else {"interference": found_together.record}
-    notes.update({} if found_together is None else dict.fromkeys(found_together.notes))
+    if found is None:
+        return fitted
+    notes = tuple(dict.fromkeys((*fitted.notes, *found.notes)))
     said = {"notes": list(notes)} if notes else {}
-    plan = replace(plan, provenance={**plan.provenance, **together, **said})
-    return Fitted(plan, filters, sites, tuple(notes))
+    provenance = {**fitted.plan.provenance, "interference": found.record, **said}
+    return replace(fitted, plan=replace(fitted.plan, provenance=provenance), notes=notes)
 
 
-def check_together(objectives: Sequence[Objective], weights: Mapping[str, float], settings: FitSettings) -> None:
+def check_together(objectives: Sequence[Objective], weights: Mapping[str, float], *, joint: bool) -> None:
     """Refuse objectives that cannot be fitted together, before anything runs.
 
     Raises:
         BadInputError: objectives that contradict each other at their dials, or fewer than two for a joint fit.
     """
     check_contradictions(objectives, weights)
-    if settings.joint and len(objectives) < 2:
+    if joint and len(objectives) < 2:
         raise BadInputError(
             f"--joint fits several objectives together, and there is one, {objectives[0].name!r}: leave it out"
         )

@@ -11,7 +11,7 @@ from alignez_bake import __version__
 from alignez_bake.cli import options
 from alignez_bake.cli.choices import unescaped, weight_bits
 from alignez_bake.cli.pushing import check_push, show_and_push
-from alignez_bake.cli.shell import number, resolved_device
+from alignez_bake.cli.shell import number_or_auto, resolved_device
 from alignez_bake.errors import BadInputError
 from alignez_bake.progress import RichProgress
 
@@ -44,7 +44,7 @@ def align_command(
     objectives_file: options.ObjectivesFile = None,
     queries: options.Queries = None,
     prompt_template: options.PromptTemplate = None,
-    method: options.Method = "ridge",
+    method: options.Method = "auto",
     strength: options.Strength = None,
     layers: options.Layers = None,
     rank: options.Rank = None,
@@ -52,6 +52,8 @@ def align_command(
     gated: options.Gated = False,
     top_layers: options.TopLayers = None,
     joint: options.Joint = False,
+    kl_budget: options.KlBudget = None,
+    neutral: options.Neutral = None,
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
     opset: options.Opset = None,
@@ -99,13 +101,15 @@ def align_command(
         queries=queries,
         prompt_template=unescaped(prompt_template),
         method=method,
-        strength=number(strength, "--strength"),
+        strength=number_or_auto(strength, "--strength"),
         layers=layers,
         rank=rank,
         positions=positions,
         gated=gated,
         top_layers=top_layers,
         joint=joint,
+        kl_budget=kl_budget,
+        neutral=neutral,
         artefact=artefact,
         dtype=dtype,
         opset=opset,
@@ -149,15 +153,20 @@ def _tables(result: AlignResult) -> list[Table | str]:
         site_table,
         table,
     )
+    from alignez_bake.tuning.tables import tuning_tables  # noqa: PLC0415
 
     plan = result.plan
+    chosen = [] if result.tuned is None else tuning_tables(result.tuned.tuning)
+    if result.tuned is not None and result.fitted is None:
+        return [*feasibility_note(result.feasibility or {}), *chosen, f"Nothing was written to {plan.out}."]
     if result.fitted is None or result.baked is None:
-        given = {name: plan.method[name] for name in ("strength", "rank") if plan.method[name] is not None}
+        given = {name: plan.method[name] for name in ("strength", "rank") if plan.method.get(name) is not None}
         settings = [f"{name} {value:g}" for name, value in given.items()]
         rows: list[tuple[str, object]] = [
             ("objectives", [f"{name} x {weight:g}" for name, weight in plan.objectives.items()]),
             ("queries", plan.queries),
             ("method", [plan.method["name"], *settings]),
+            *([("chosen among", plan.method["candidates"])] if "candidates" in plan.method else []),
             ("sites", plan.sites),
         ]
         return [table("What would be done", ("", ""), rows), f"Dry run: nothing was written to {plan.out}."]
@@ -171,6 +180,7 @@ def _tables(result: AlignResult) -> list[Table | str]:
     notes += [] if result.baked.report is None else [f"Report: {result.baked.report}."]
     return [
         filter_table(result.fitted.filters),
+        *chosen,
         site_table(result.fitted.sites),
         *interference_tables(result.fitted.plan.provenance),
         *([] if result.baked.refitted is None else [refit_table(result.baked.refitted)]),

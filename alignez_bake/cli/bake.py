@@ -27,6 +27,7 @@ EXAMPLES: Final = (
     "  alignez-bake bake --model base --edits edits.safetensors --out lora --as adapter\n"
     "  alignez-bake bake --model base --edits gated.safetensors --out aligned --trust-remote-code\n"
     "  alignez-bake bake --model base --edits edits.safetensors --out graph --as onnx --optimize\n"
+    "  alignez-bake bake --model base --edits aligned --point residual_ridge-1 --out gentler\n"
     "  alignez-bake bake --base-onnx exported --edits edits.safetensors --out graph\n"
 )
 
@@ -53,6 +54,12 @@ def bake_command(
     objective: Annotated[
         str | None,
         typer.Option("--objective", metavar="NAME=W,...", help="Dials: how much of each objective's edits to bake."),
+    ] = None,
+    point: Annotated[
+        str | None,
+        typer.Option(
+            "--point", metavar="NAME", help="Another candidate of the search that chose these edits, such as ridge-2."
+        ),
     ] = None,
     artefact: options.As = "checkpoint",
     dtype: options.Dtype = None,
@@ -106,6 +113,7 @@ def bake_command(
             out,
             model=model,
             objective=objective,
+            point=point,
             verify=verify,
             require_fold=require_fold,
             push=push,
@@ -140,6 +148,7 @@ def bake_command(
         rounding=rounding,
         hash_algorithm=hash_algorithm,
         weights=parse_weights(objective),
+        point=point,
         verify=level,
         require_fold=require_fold,
         linearise=linearise,

@@ -9,7 +9,7 @@ import typer
 
 from alignez_bake.cli import options
 from alignez_bake.cli.choices import unescaped
-from alignez_bake.cli.shell import number, resolved_device, show
+from alignez_bake.cli.shell import number_or_auto, resolved_device, show
 from alignez_bake.progress import RichProgress
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def fit_command(
     model: options.Model,
     pairs: Annotated[Path, typer.Option("--pairs", metavar="pairs.jsonl", help="Pairs of `pairs`, or your own.")],
     out: Annotated[Path, typer.Option("--out", metavar="edits.safetensors", help="File to write.")],
-    method: options.Method = "ridge",
+    method: options.Method = "auto",
     strength: options.Strength = None,
     layers: options.Layers = None,
     rank: options.Rank = None,
@@ -41,6 +41,8 @@ def fit_command(
     gated: options.Gated = False,
     top_layers: options.TopLayers = None,
     joint: options.Joint = False,
+    kl_budget: options.KlBudget = None,
+    neutral: options.Neutral = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -65,13 +67,15 @@ def fit_command(
         pairs,
         out,
         method=method,
-        strength=number(strength, "--strength"),
+        strength=number_or_auto(strength, "--strength"),
         layers=layers,
         rank=rank,
         positions=positions,
         gated=gated,
         top_layers=top_layers,
         joint=joint,
+        kl_budget=kl_budget,
+        neutral=neutral,
         objective=objective,
         objectives_file=objectives_file,
         prompt_template=unescaped(prompt_template),
@@ -82,13 +86,18 @@ def fit_command(
         progress=RichProgress(),
     )
     show(result, as_json=json, tables=lambda: _tables(result))
+    result.raise_if_failed()
 
 
 def _tables(result: FitResult) -> list[Table | str]:
     from alignez_bake.interference.tables import interference_tables  # noqa: PLC0415
     from alignez_bake.report.tables import filter_table, site_table  # noqa: PLC0415
+    from alignez_bake.tuning.tables import tuning_tables  # noqa: PLC0415
 
+    chosen = [] if result.tuned is None else tuning_tables(result.tuned.tuning)
+    if result.fitted is None:
+        return [*chosen, f"Nothing was written to {result.path}."]
     notes = [f"Note: {note}." for note in result.fitted.notes]
     together = interference_tables(result.fitted.plan.provenance)
-    tables = [filter_table(result.fitted.filters), site_table(result.fitted.sites), *together]
+    tables = [filter_table(result.fitted.filters), *chosen, site_table(result.fitted.sites), *together]
     return [*tables, *notes, f"Written to {result.path}."]

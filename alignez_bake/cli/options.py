@@ -59,17 +59,32 @@ Method = Annotated[
     typer.Option(
         "--method",
         metavar="NAME",
-        help="ridge, residual_ridge, alignez_v1 (give it late --layers), alignez_v2, ccs, mean_difference or shift.",
+        help="auto: chosen with its strength by what the base itself thinks of the edited models' answers to a third "
+        "of the queries. Or contrastive_decoding, residual_ridge, ridge, alignez_v1 (give it late --layers), "
+        "alignez_v2, ccs, mean_difference or shift.",
     ),
 ]
 Strength = Annotated[
     str | None,
     typer.Option(
         "--strength",
-        metavar="X",
-        help="The method's own: γ of ridge (default 2), s of residual_ridge (1.125; 1 imitates the good persona), a of "
-        "the others (1).",
+        metavar="X|auto",
+        help="The method's own: s of contrastive_decoding (default 2) and residual_ridge (1.125), where 1 imitates the "
+        "good persona; γ of ridge (2), a of the others (1). auto: chosen, as --method auto does.",
     ),
+]
+KlBudget = Annotated[
+    float | None,
+    typer.Option(
+        "--kl-budget",
+        metavar="NATS",
+        help="Most that a chosen edit may move neutral texts, as KL to the base in nats per token; a twentieth of the "
+        "base's own loss on them if left out.",
+    ),
+]
+Neutral = Annotated[
+    Path | None,
+    typer.Option("--neutral", metavar="F.txt", help="Neutral texts, one a line; short ones come with the tool."),
 ]
 Layers = Annotated[
     str | None,

@@ -8,7 +8,7 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import typer
 
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 OUR_FAULT: Final = 3
 INTERRUPTED: Final = 130
 _INTERRUPTION: Final = "interrupted; nothing half-written is left, and the same command goes on"
-# What a later version brings is refused by name, not as a typing error.
-LATER_OPTIONS: Final = (
-    "--kl-budget",
-    "--neutral",
-)
 
 
 class JsonResult(Protocol):
@@ -58,15 +53,13 @@ def resolved_device(name: str) -> str:
 
 
 def number(text: str | None, option: str) -> float | None:
-    """The value of an option that takes a number or, in a later version, `auto`.
+    """The value of an option that takes a number.
 
     Raises:
         BadInputError: no finite number.
     """
     if text is None:
         return None
-    if text == "auto":
-        raise BadInputError(f"{option} auto is not available yet: give a number")
     try:
         value = float(text)
     except ValueError:
@@ -74,6 +67,11 @@ def number(text: str | None, option: str) -> float | None:
     if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is unequal to itself
         raise BadInputError(f"{option} {text} must be finite")
     return value
+
+
+def number_or_auto(text: str | None, option: str) -> float | Literal["auto"] | None:
+    """The value of an option that takes a number or `auto`; errors as `number`."""
+    return "auto" if text == "auto" else number(text, option)
 
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
@@ -128,9 +126,6 @@ def _status(app: typer.Typer, arguments: Sequence[str], interrupts: list[int]) -
 
 def _usage_message(error: typer.TyperException) -> str:
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    later = [option for option in LATER_OPTIONS if message == f"No such option: {option}" or f"{option} " in message]
-    if "No such option" in message and later:
-        return f"{later[0]} is not available yet"
     return f"{message} (see alignez-bake --help)"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +19,10 @@ from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named
 from alignez_bake.feasibility.assess import assess_cheaply
 from alignez_bake.feasibility.record import with_feasibility
-from alignez_bake.fit_settings import check_fit, check_ways, probe_plan
+from alignez_bake.fit_settings import FitSettings, check_ways, probe_plan
 from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.lowering.lower import lower
-from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import Asked, Fitted, check_together, fit_edits, read_asked, write_own_pairs
 from alignez_bake.progress import NoProgress
@@ -31,12 +30,18 @@ from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.report.html.packages import page_wanted
 from alignez_bake.report.html.page_parts import PageParts
 from alignez_bake.safetensors_io.finite import check_finite_tensors
+from alignez_bake.tuning.offered import AUTO, TuneSettings, check_settings
+from alignez_bake.tuning.tuned_fit import tune_edits
+from alignez_bake.tuning.tuner import split_queries
 
 if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.exporters.protocol import Exporter
     from alignez_bake.feasibility.assess import Feasibility
-    from alignez_bake.fit_settings import FitSettings
+    from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
+    from alignez_bake.tuning.offered import Strength
+    from alignez_bake.tuning.tuned_fit import TunedFit
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class AlignResult:
         fitted: the edits; None after a dry run.
         baked: the result; None after a dry run.
         feasibility: by objective what the pairs foretold, before anything was fitted; None after a dry run.
+        tuned: the search, where method or strength were to be chosen; it may have found nothing that helps, and then
+            nothing is fitted or baked.
     """
 
     plan: AlignPlan
@@ -88,20 +95,19 @@ class AlignResult:
     fitted: Fitted | None = None
     baked: BakeResult | None = None
     feasibility: dict[str, Feasibility] | None = None
+    tuned: TunedFit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
-        done = (
-            {}
-            if self.fitted is None or self.baked is None
-            else {
-                "note": self.note,
-                "feasibility": {name: found.to_json() for name, found in (self.feasibility or {}).items()},
-                "fit": fitted_json(self.fitted),
-                **self.baked.to_json(),
-            }
-        )
-        return {"dry_run": self.baked is None, "plan": self.plan.to_json(), **done}
+        done: dict[str, Any] = {}
+        if self.feasibility is not None:
+            feasibility = {name: found.to_json() for name, found in self.feasibility.items()}
+            done = {"note": self.note, "feasibility": feasibility}
+        if self.tuned is not None:
+            done["tuning"] = self.tuned.tuning.to_json()
+        if self.fitted is not None and self.baked is not None:
+            done |= {"fit": fitted_json(self.fitted), **self.baked.to_json()}
+        return {"dry_run": self.feasibility is None, "plan": self.plan.to_json(), **done}
 
     def result_path(self) -> Path:
         """Where the result lies."""
@@ -111,8 +117,10 @@ class AlignResult:
         """Raise unless the certificate passed; a dry run has none.
 
         Raises:
-            CheckFailedError: as `BakeResult.raise_if_failed`.
+            CheckFailedError: as `BakeResult.raise_if_failed`; or no edit is better than the base.
         """
+        if self.tuned is not None:
+            self.tuned.raise_if_nothing_helps()
         if self.baked is not None:
             self.baked.raise_if_failed()
 
@@ -125,14 +133,16 @@ def align(
     objectives_file: str | Path | None = None,
     queries: str | Path | None = None,
     prompt_template: str | None = None,
-    method: str = DEFAULT_METHOD,
-    strength: float | None = None,
+    method: str = AUTO,
+    strength: Strength = None,
     layers: str | None = None,
     rank: int | None = None,
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
     joint: bool = False,
+    kl_budget: float | None = None,
+    neutral: str | Path | None = None,
     artefact: str = DEFAULT_EXPORTER,
     dtype: str | None = None,
     opset: int | None = None,
@@ -162,14 +172,17 @@ def align(
         objectives_file: objectives of the user's own.
         queries: a file of queries; those that the project ships unless given.
         prompt_template: how a query becomes a prompt; see `prompts.prompt_form`.
-        method: by name.
-        strength: the method's own.
+        method: by name; `auto` chooses method and strength by the base's own judgement of answers to a third of the
+            queries, which make no pairs then.
+        strength: the method's own; `auto`: chosen in the same way.
         layers: such as `4-20`; all unless given.
         rank: of each edit.
         positions: which rows of each forward call to edit: `all`, or the `last` one, as AlignEZ does.
         gated: the method's own gates instead of its linear form.
         top_layers: how many of the layers to edit, those that score best, or `auto`.
         joint: fit several objectives together, so that the dial of each moves the others less (the ridges).
+        kl_budget: of such a choice: most KL(base || edited) on neutral texts, in nats per token.
+        neutral: of such a choice: a file of neutral texts, one a line; those that the project ships unless given.
         artefact: name of the exporter.
         dtype: of all float tensors of the result; the stored dtypes unless given.
         opset: of a graph's operators; the exporter's own choice unless given.
@@ -205,7 +218,7 @@ def align(
     )
     export_settings.check_options(exporter.name, exporter.options)
     code = trust_remote_code or not exporter.inserts_need_code
-    settings = check_fit(
+    settings = check_settings(
         base,
         method=method,
         strength=strength,
@@ -216,18 +229,13 @@ def align(
         gated=gated,
         top_layers=top_layers,
         joint=joint,
+        kl_budget=kl_budget,
+        neutral=None if neutral is None else Path(neutral),
     )
-    check_together(asked.objectives, asked.weights, settings)
-    probe = probe_plan(settings, base)
-    if linearise:
-        _check_linearise(settings)
-        probe = expected_plan(base, probe, "linearised", exporter)
-    elif "insert" in exporter.routes:
-        check_ways(settings, base, code=code and not require_fold)
-    # What the artefact cannot carry is refused now: the edits' values do not matter to that.
-    lowering = lower(probe, base, exporter, code=code, require_fold=require_fold, dtype=file_dtype(dtype))
-    lowering.require_complete()
-    exporter.check(base, lowering, export_settings)
+    check_together(asked.objectives, asked.weights, joint=joint)
+    split = split_queries(asked.queries, seed) if isinstance(settings, TuneSettings) else None
+    for each in settings.kinds if isinstance(settings, TuneSettings) else (settings,):
+        _check_way(each, base, exporter, export_settings, code=code, require_fold=require_fold, linearise=linearise)
     check_space(out, exporter.bytes_needed(base, lower(EditPlan(()), base, exporter), export_settings))
     plan = _plan(out, asked, settings, base.architecture)
     if dry_run:
@@ -237,10 +245,13 @@ def align(
     check_finite_tensors(base.tensors, progress=progress)
     lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer, prompt_template)
-    growing = out.with_name(f".{out.name}.pairs.jsonl")
+    growing, searching = (out.with_name(f".{out.name}.{name}.jsonl") for name in ("pairs", "tuning"))
     with parents_made(out):
         # Not within the `try`: a file that is refused here belongs to another run.
-        pairs, limits = write_own_pairs(lm, asked, form, growing, batch_size=batch_size, seed=seed, progress=progress)
+        of_pairs = asked if split is None else replace(asked, queries=tuple(split.pairs))
+        pairs, limits = write_own_pairs(
+            lm, of_pairs, form, growing, batch_size=batch_size, seed=seed, progress=progress
+        )
         try:
             feasibility = assess_cheaply(
                 lm,
@@ -252,16 +263,36 @@ def align(
                 batch_size=batch_size,
                 seed=seed,
             )
-            fitted = fit_edits(
-                lm,
-                pairs.records,
-                asked.objectives,
-                form,
-                settings,
-                weights=asked.weights,
-                batch_size=batch_size,
-                progress=progress,
-            )
+            tuned: TunedFit | None = None
+            if isinstance(settings, FitSettings):
+                fitted = fit_edits(
+                    lm,
+                    pairs.records,
+                    asked.objectives,
+                    form,
+                    settings,
+                    weights=asked.weights,
+                    batch_size=batch_size,
+                    progress=progress,
+                )
+            else:
+                assert split is not None
+                tuned = tune_edits(
+                    lm,
+                    pairs.records,
+                    asked.objectives,
+                    form,
+                    settings,
+                    held_out=split.held_out,
+                    weights=asked.weights,
+                    batch_size=batch_size,
+                    state_path=searching,
+                    progress=progress,
+                )
+                if tuned.fitted is None:
+                    _remove(growing, searching)
+                    return AlignResult(plan, limits.note, feasibility=feasibility, tuned=tuned)
+                fitted = tuned.fitted
             fitted = with_feasibility(fitted, feasibility)
             shown = PageParts(out.name, notes=(f"Pairs: {limits.note}.",) if limits.note else ())
             if wanted:
@@ -294,17 +325,48 @@ def align(
                 trust_remote_code=trust_remote_code,
                 seed=seed,
                 pairs=growing if save_pairs else None,
-                sample_queries=[query["query"] for query in asked.queries[:SAMPLES]],
+                frontier=None if tuned is None else tuned.frontier,
+                sample_queries=[query["query"] for query in (asked.queries if split is None else split.held_out)][
+                    :SAMPLES
+                ],
                 report=report,
                 shown=shown,
                 progress=progress,
             )
         except BadInputError:
             # Nothing to go on with: the same input would be refused again. An interruption leaves the file.
-            growing.unlink(missing_ok=True)
+            _remove(growing, searching)
             raise
-        growing.unlink()
-    return AlignResult(plan, limits.note, fitted, baked, feasibility)
+        _remove(growing, searching)
+    return AlignResult(plan, limits.note, fitted, baked, feasibility, tuned)
+
+
+def _remove(*files: Path) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
+def _check_way(
+    settings: FitSettings,
+    base: ModelFolder,
+    exporter: Exporter,
+    export_settings: ExportSettings,
+    *,
+    code: bool,
+    require_fold: bool,
+    linearise: bool,
+) -> None:
+    """Refuse now what the artefact cannot carry: the edits' values do not matter to that."""
+    probe = probe_plan(settings, base)
+    if linearise:
+        _check_linearise(settings)
+        probe = expected_plan(base, probe, "linearised", exporter)
+    elif "insert" in exporter.routes:
+        check_ways(settings, base, code=code and not require_fold)
+    dtype = file_dtype(export_settings.dtype)
+    lowering = lower(probe, base, exporter, code=code, require_fold=require_fold, dtype=dtype)
+    lowering.require_complete()
+    exporter.check(base, lowering, export_settings)
 
 
 def _check_linearise(settings: FitSettings) -> None:
@@ -318,12 +380,10 @@ def _check_linearise(settings: FitSettings) -> None:
         )
 
 
-def _plan(out: Path, asked: Asked, settings: FitSettings, architecture: Architecture) -> AlignPlan:
-    return AlignPlan(
-        out,
-        dict(asked.weights),
-        len(asked.queries),
-        asked.duplicates,
-        {"name": settings.method.name, **settings.as_json()},
-        tuple(str(site) for site in settings.method.sites(architecture, settings.layers)),
-    )
+def _plan(out: Path, asked: Asked, settings: FitSettings | TuneSettings, architecture: Architecture) -> AlignPlan:
+    if isinstance(settings, TuneSettings):
+        method, kinds = settings.as_json(), settings.kinds
+    else:
+        method, kinds = {"name": settings.method.name, **settings.as_json()}, (settings,)
+    sites = dict.fromkeys(str(site) for each in kinds for site in each.method.sites(architecture, each.layers))
+    return AlignPlan(out, dict(asked.weights), len(asked.queries), asked.duplicates, method, tuple(sites))

@@ -30,9 +30,10 @@ from alignez_bake.report.html.packages import page_wanted
 from alignez_bake.report.html.page_parts import PageParts, written_page
 from alignez_bake.report.html.report_data import Sample
 from alignez_bake.report.model_card import CARD_SAMPLES, model_card
-from alignez_bake.report.record import decisions_json, write_record
+from alignez_bake.report.record import EDITS_FILE, decisions_json, write_record
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 from alignez_bake.streaming.rounding_choice import checked_rounding
+from alignez_bake.tuning.frontier_files import edits_at_point, write_frontier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -115,6 +116,8 @@ def bake(
     trust_remote_code: bool = False,
     seed: int = 0,
     pairs: str | Path | None = None,
+    point: str | None = None,
+    frontier: Mapping[str, EditPlan] | None = None,
     sample_queries: Sequence[str] = (),
     report: bool | None = None,
     shown: PageParts | None = None,
@@ -153,6 +156,8 @@ def bake(
             where the base runs, passed to transformers' loader.
         seed: recorded with the result.
         pairs: file to keep as `OUT/alignez/pairs.jsonl`.
+        point: bake another candidate of the search that chose `edits`, by name; it lies beside them.
+        frontier: plans of such candidates by name, to keep beside the edits of this result.
         sample_queries: with `verify="forward"`, the first of them stand in the model card, and some more in the
             report, with answers of the base and of the result; shipped ones unless given.
         report: whether to write `OUT/alignez/report.html`; unless told, where the result is run to be verified, and
@@ -172,7 +177,7 @@ def bake(
     exporter = exporter_named(artefact)
     check_output(out, folder)
     with opened_base(folder, out, fp8=exporter.reads_fp8, allow_pickle=allow_pickle, progress=progress) as base:
-        asked = plan = plan_of(edits, weights)
+        asked = plan = plan_of(edits, weights, point)
         check_base(plan, base, allow_other_base=allow_other_base)
         verify = checked_level(exporter, verify, base)
         runs_on = device if verify == "forward" else None
@@ -232,8 +237,7 @@ def bake(
             exported = exporter.export(base, lowering, staging, settings, progress)
             write_record(staging, out, base, lowering, settings, skipped=exported.skipped, seed=seed)
             keep_base_parts(staging, base.path, exported.written if reversible else None)
-            if pairs is not None:
-                shutil.copyfile(pairs, staging / OURS / "pairs.jsonl")
+            _keep_beside(staging, pairs, frontier)
             levels: list[LevelCertificate] = [
                 exported.certificate or exporter.certify_tensors(base, lowering, staging, progress)
             ]
@@ -290,14 +294,29 @@ def bake(
         )
 
 
-def plan_of(edits: str | Path | EditPlan, weights: Mapping[str, float] | None) -> EditPlan:
+def plan_of(edits: str | Path | EditPlan, weights: Mapping[str, float] | None, point: str | None = None) -> EditPlan:
     """The edits that are asked for: a plan, or what lies at a path or on the hub, with the dials of its objectives.
 
     Raises:
-        BadInputError: no such edits, damaged ones, or a dial of an objective that there is not.
+        BadInputError: no such edits, damaged ones, a dial of an objective that there is not, or a point of no search.
     """
-    plan = edits if isinstance(edits, EditPlan) else read_edits(edits_file(edits))
+    if isinstance(edits, EditPlan):
+        if point is not None:
+            raise BadInputError(
+                f"point {point!r} is found beside a file of edits, and these are in memory: give a path"
+            )
+        plan = edits
+    else:
+        file = edits_file(edits)
+        plan = read_edits(file if point is None else edits_at_point(file, point))
     return plan.with_weights(weights) if weights else plan
+
+
+def _keep_beside(staging: Path, pairs: str | Path | None, frontier: Mapping[str, EditPlan] | None) -> None:
+    """What led to the edits, in the result."""
+    if pairs is not None:
+        shutil.copyfile(pairs, staging / OURS / "pairs.jsonl")
+    write_frontier(staging / OURS / EDITS_FILE, frontier or {})
 
 
 def _page(shown: PageParts, samples: Sequence[tuple[str, str, str]]) -> PageParts:

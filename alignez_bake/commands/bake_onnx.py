@@ -84,6 +84,7 @@ def bake_onnx(
     *,
     model: str | Path | None = None,
     weights: Mapping[str, float] | None = None,
+    point: str | None = None,
     verify: Level = "forward",
     allow_other_base: bool = False,
     require_fold: bool = False,
@@ -105,6 +106,7 @@ def bake_onnx(
             bit for bit, and the patched graph must run as the model with hooks does. Without it shapes must fit, and
             the certificate is of the graphs alone.
         weights: dials by objective.
+        point: bake another candidate of the search that chose `edits`, by name; it lies beside them.
         verify: `tensors` compares files; `forward` also runs both graphs.
         allow_other_base: take edits that were made for another base, if their sites and shapes fit.
         require_fold: refuse edits that need nodes of their own.
@@ -126,7 +128,7 @@ def bake_onnx(
     wanted, no_report = page_wanted(asked=report, by_default=verify == "forward")
     graph = open_base_graph(folder)
     check_output(out, folder)
-    plan = plan_of(edits, weights)
+    plan = plan_of(edits, weights, point)
     base = None if model is None else open_model_folder(base_folder(model))
     _check_plan(plan, graph, base, allow_other_base=allow_other_base)
     patches = site_patches(graph, plan, require_fold=require_fold)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import parents_made
-from alignez_bake.fit_settings import check_fit
+from alignez_bake.fit_settings import FitSettings
 from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
-from alignez_bake.methods.registry import DEFAULT_METHOD
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import Fitted, check_together, fit_edits, known_objectives
 from alignez_bake.preference_pairs.pair_file import check_origin, read_pairs
@@ -20,23 +19,47 @@ from alignez_bake.preference_pairs.records import PairOrigin
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.objective import Objective, parse_objectives
 from alignez_bake.prompts.prompt_form import PromptForm, prompt_form
+from alignez_bake.tuning.frontier_files import check_frontier_replaceable, remove_frontier, write_frontier
+from alignez_bake.tuning.offered import AUTO, check_settings
+from alignez_bake.tuning.tuned_fit import tune_edits
+from alignez_bake.tuning.tuner import split_queries
 
 if TYPE_CHECKING:
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.preference_pairs.records import PairSet
     from alignez_bake.progress import Progress
+    from alignez_bake.tuning.offered import Strength
+    from alignez_bake.tuning.tuned_fit import TunedFit
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """The edits that were written, and what led to them."""
+    """The edits that were written, and what led to them.
+
+    Attributes:
+        path: of the edits; nothing is there where a search found nothing that helps.
+        fitted: the edits; None where there are none.
+        tuned: the search, where method or strength were to be chosen.
+    """
 
     path: Path
-    fitted: Fitted
+    fitted: Fitted | None
+    tuned: TunedFit | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""
-        return {"out": str(self.path), **fitted_json(self.fitted)}
+        tuning = {} if self.tuned is None else {"tuning": self.tuned.tuning.to_json()}
+        fitted = {} if self.fitted is None else fitted_json(self.fitted)
+        return {"out": str(self.path), **tuning, **fitted}
+
+    def raise_if_failed(self) -> None:
+        """Raise unless edits were written.
+
+        Raises:
+            CheckFailedError: no edit is better than the base.
+        """
+        if self.tuned is not None:
+            self.tuned.raise_if_nothing_helps()
 
 
 def fitted_json(fitted: Fitted) -> dict[str, Any]:
@@ -55,14 +78,16 @@ def fit(
     pairs: str | Path,
     out: str | Path,
     *,
-    method: str = DEFAULT_METHOD,
-    strength: float | None = None,
+    method: str = AUTO,
+    strength: Strength = None,
     layers: str | None = None,
     rank: int | None = None,
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
     joint: bool = False,
+    kl_budget: float | None = None,
+    neutral: str | Path | None = None,
     objective: str | None = None,
     objectives_file: str | Path | None = None,
     prompt_template: str | None = None,
@@ -80,8 +105,9 @@ def fit(
         model: the base's folder or hub id.
         pairs: a file of pairs, of `pairs` or of the user's own.
         out: the edit file to write; an existing one is replaced only if it is an edit file.
-        method: by name.
-        strength: the method's own.
+        method: by name; `auto` chooses method and strength by the base's own judgement of answers to a third of the
+            pairs' queries, to which nothing is fitted then.
+        strength: the method's own; `auto`: chosen in the same way.
         layers: such as `4-20`; all unless given.
         rank: of each edit.
         positions: which rows of each forward call the edits change: `all`, or `last`, AlignEZ's own rule.
@@ -89,6 +115,8 @@ def fit(
         top_layers: edit only this many of the layers, those with the smallest CCS loss (alignez_v1, ccs) or the
             largest alignment score (alignez_v2); `auto`: as many as the method's own rule takes.
         joint: fit several objectives together, so that the dial of each moves the others less (the ridges).
+        kl_budget: of such a choice: most KL(base || edited) on neutral texts, in nats per token.
+        neutral: of such a choice: a file of neutral texts, one a line; those that the project ships unless given.
         objective: `name[=weight],...` to fit; all that the pairs have unless given. Pairs of the user's own that
             name none count as the first of these, or as `helpful`.
         objectives_file: objectives of the user's own.
@@ -110,7 +138,8 @@ def fit(
     if out.exists():
         _check_replaceable(out)
     folder = open_model_folder(base_folder(model, trust_remote_code=trust_remote_code))
-    settings = check_fit(
+    check_frontier_replaceable(out)
+    settings = check_settings(
         folder,
         method=method,
         strength=strength,
@@ -121,6 +150,8 @@ def fit(
         gated=gated,
         top_layers=top_layers,
         joint=joint,
+        kl_budget=kl_budget,
+        neutral=None if neutral is None else Path(neutral),
     )
     known = known_objectives(objectives_file)
     asked = None if objective is None else parse_objectives(objective, _with_recorded(known, pairs))
@@ -130,24 +161,43 @@ def fit(
     names = tuple(asked) if asked is not None else tuple(dict.fromkeys(entry.objective for entry in records.records))
     if missing := [name for name in names if name not in known]:
         raise BadInputError(f"objective {missing[0]!r} of {pairs} is unknown: describe it with --objectives-file")
-    check_together([known[name] for name in names], asked or {}, settings)
+    check_together([known[name] for name in names], asked or {}, joint=joint)
     lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
     if records.header is not None:
         check_origin(records.header.origin, PairOrigin(folder.fingerprint, lm.tokenizer_sha256), pairs)
     form = _prompt_form(lm, records, prompt_template, pairs)
-    fitted = fit_edits(
-        lm,
-        records.records,
-        [known[name] for name in names],
-        form,
-        settings,
-        weights=asked or dict.fromkeys(names, 1.0),
-        batch_size=batch_size,
-        progress=progress or NoProgress(),
-    )
+    objectives, weights = [known[name] for name in names], asked or dict.fromkeys(names, 1.0)
+    progress = progress or NoProgress()
+    if isinstance(settings, FitSettings):
+        fitted = fit_edits(
+            lm, records.records, objectives, form, settings, weights=weights, batch_size=batch_size, progress=progress
+        )
+        with parents_made(out):
+            write_edits(fitted.plan, out)
+        remove_frontier(out)
+        return FitResult(out, fitted)
+    queries = [{"query": text} for text in dict.fromkeys(record.query["query"] for record in records.records)]
+    split = split_queries(queries, seed)
+    of_pairs = {query["query"] for query in split.pairs}
+    searching = out.with_name(f".{out.name}.tuning.jsonl")
     with parents_made(out):
-        write_edits(fitted.plan, out)
-    return FitResult(out, fitted)
+        tuned = tune_edits(
+            lm,
+            [record for record in records.records if record.query["query"] in of_pairs],
+            objectives,
+            form,
+            settings,
+            held_out=split.held_out,
+            weights=weights,
+            batch_size=batch_size,
+            state_path=searching,
+            progress=progress,
+        )
+        if tuned.fitted is not None:
+            write_frontier(out, tuned.frontier)
+            write_edits(tuned.fitted.plan, out)
+        searching.unlink()
+    return FitResult(out, tuned.fitted, tuned)
 
 
 def _check_replaceable(out: Path) -> None:

@@ -184,7 +184,7 @@ def _parts(n: int, readout: Readout) -> Iterator[slice]:
 def _to_aim(aim: Aim, part: slice, predicted: torch.Tensor) -> torch.Tensor:
     """KL(p*_t ‖ q_t) in nats [rows of the part]."""
     probabilities = aim.probabilities[part]
-    entropy = torch.special.entr(probabilities).sum(dim=-1)
+    entropy: torch.Tensor = torch.special.entr(probabilities).sum(dim=-1)
     crossed: torch.Tensor = (probabilities * predicted.gather(-1, aim.tokens[part])).sum(dim=-1)
     return -crossed - entropy
 

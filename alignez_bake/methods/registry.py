@@ -32,21 +32,17 @@ METHODS: Final[Mapping[str, Method]] = {
 DEFAULT_METHOD: Final = "ridge"
 JOINT_METHODS: Final = ("ridge", "residual_ridge")
 """Those that weigh each token by how far the personas disagree there, which `methods.joint` shares out."""
-NOT_YET_AVAILABLE: Final = ("auto",)
 
 
 def method_named(name: str) -> Method:
     """The method of that name.
 
     Raises:
-        BadInputError: there is none, or a later version brings it.
+        BadInputError: there is none.
     """
     if name in METHODS:
         return METHODS[name]
-    known = ", ".join(METHODS)
-    if name in NOT_YET_AVAILABLE:
-        raise BadInputError(f"method {name!r} is not available yet: use one of {known}")
-    raise BadInputError(f"method {name!r} is unknown: use one of {known}")
+    raise BadInputError(f"method {name!r} is unknown: use one of {', '.join(METHODS)}, or auto")
 
 
 def check_offered(method: Method, settings: MethodSettings) -> None:

@@ -27,6 +27,21 @@ def shipped_neutral_texts() -> list[str]:
     return file.read_text(encoding="utf-8").splitlines()
 
 
+def check_neutral_file(path: Path) -> None:
+    """Refuse, before a model is loaded, a file that cannot hold neutral texts.
+
+    Raises:
+        BadInputError: no such file, or a larger one than such a file may be.
+    """
+    if not path.is_file():
+        raise BadInputError(f"no such file of neutral texts: {path}")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BadInputError(
+            f"{path} has {path.stat().st_size} bytes: a file of neutral texts has at most {MAX_FILE_BYTES}; a hundred "
+            "short ones are enough"
+        )
+
+
 def read_neutral_texts(path: Path, form: PromptForm) -> list[str]:
     """Neutral texts of a user's own, one a line; blank lines are dropped.
 
@@ -38,13 +53,7 @@ def read_neutral_texts(path: Path, form: PromptForm) -> list[str]:
         BadInputError: no such file, too large, not UTF-8, no text in it, or a text of a single token, which leaves
             nothing to predict; the message has its line.
     """
-    if not path.is_file():
-        raise BadInputError(f"no such file of neutral texts: {path}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise BadInputError(
-            f"{path} has {path.stat().st_size} bytes: a file of neutral texts has at most {MAX_FILE_BYTES}; a hundred "
-            "short ones are enough"
-        )
+    check_neutral_file(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,0 +1,188 @@
+"""What is chosen among unless a method is named, checked against a base before anything runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.fit_settings import FitSettings, check_fit
+from alignez_bake.methods.layers import parse_layers
+from alignez_bake.methods.registry import JOINT_METHODS, method_named
+from alignez_bake.tuning.candidate import Candidate
+from alignez_bake.tuning.neutral import check_neutral_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from alignez_bake.model_folder import ModelFolder
+
+AUTO: Final = "auto"
+Strength = float | Literal["auto"] | None
+
+LADDER: Final[tuple[tuple[str, tuple[float, ...]], ...]] = (
+    ("contrastive_decoding", (1.0, 1.5, 2.0, 3.0)),
+    ("residual_ridge", (1.0, 1.25)),
+    ("ridge", (1.0, 2.0)),
+)
+"""Methods and strengths of `--method auto`. The first was best in every world tried; the second is the gentlest; the
+third also fits where the others do not (mixtures of experts, norms behind the writers, factors on them)."""
+
+STRENGTHS: Final[dict[str, tuple[float, ...]]] = {
+    "contrastive_decoding": (1.0, 1.5, 2.0, 3.0, 4.0),
+    "residual_ridge": (0.75, 1.0, 1.125, 1.25, 1.5),
+    "ridge": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0),
+}
+"""Of `--strength auto` with a method's name."""
+_OF_DEFAULT: Final = (0.25, 0.5, 1.0, 1.5, 2.0)
+"""Of any other method, times its own default."""
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """A choice of edits, checked against a base before anything runs.
+
+    Attributes:
+        candidates: what is chosen among, with those that this base does not allow: the search says why.
+        fits: settings of those that it does allow.
+        kl_budget: most drift on neutral texts, in nats per token; None: the tuner's own.
+        neutral: file of neutral texts; None: those that the project ships.
+        seed: of everything that is drawn.
+        joint: whether several objectives are fitted together.
+    """
+
+    candidates: tuple[Candidate, ...]
+    fits: tuple[FitSettings, ...]
+    kl_budget: float | None
+    neutral: Path | None
+    seed: int
+    joint: bool = False
+
+    @property
+    def kinds(self) -> tuple[FitSettings, ...]:
+        """One of each method, as strengths differ in values alone."""
+        return tuple({fit.method.name: fit for fit in self.fits}.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """What a dry run tells."""
+        return {
+            "name": AUTO,
+            "candidates": [candidate.name for candidate in self.candidates],
+            "kl_budget": self.kl_budget,
+            "neutral": None if self.neutral is None else str(self.neutral),
+        }
+
+
+def check_settings(
+    base: ModelFolder,
+    *,
+    method: str,
+    strength: Strength,
+    layers: str | None,
+    rank: int | None,
+    seed: int,
+    positions: str = "all",
+    gated: bool = False,
+    top_layers: int | str | None = None,
+    joint: bool = False,
+    kl_budget: float | None = None,
+    neutral: Path | None = None,
+) -> FitSettings | TuneSettings:
+    """Settings of a fit, or of a choice where method or strength are `auto`; arguments as `fit_settings.check_fit`.
+
+    Args:
+        base: the base model.
+        method: a name, or `auto`.
+        strength: a number, `auto`, or None: `auto` where the method is, else the method's default.
+        layers: such as `4-20`.
+        rank: of each edit.
+        seed: of everything that is drawn.
+        positions: `all` or `last`.
+        gated: of a named method.
+        top_layers: of a named method.
+        joint: fit several objectives together.
+        kl_budget: of a choice.
+        neutral: of a choice.
+
+    Raises:
+        BadInputError: as `check_fit`, where no candidate is possible; a strength that belongs to no method; options of
+            a choice where nothing is chosen; a budget that is no positive number; no such file of neutral texts.
+    """
+    if AUTO not in {method, strength}:
+        for option, value in (("--kl-budget", kl_budget), ("--neutral", neutral)):
+            if value is not None:
+                raise BadInputError(
+                    f"{option} {value} belongs to the choice of an edit, and --method {method} with a fixed strength "
+                    "leaves none: use --method auto, or --strength auto"
+                )
+        assert not isinstance(strength, str)
+        return check_fit(
+            base,
+            method=method,
+            strength=strength,
+            layers=layers,
+            rank=rank,
+            seed=seed,
+            positions=positions,
+            gated=gated,
+            top_layers=top_layers,
+            joint=joint,
+        )
+    if method == AUTO:
+        _check_auto(strength, gated=gated, top_layers=top_layers)
+        ladder = [(name, among) for name, among in LADDER if name in JOINT_METHODS or not joint]
+    else:
+        default = method_named(method).default_strength
+        ladder = [(method, STRENGTHS.get(method, tuple(default * factor for factor in _OF_DEFAULT)))]
+    if kl_budget is not None and not (math.isfinite(kl_budget) and kl_budget > 0):
+        raise BadInputError(
+            f"--kl-budget {kl_budget:g} must be a number of nats per token above 0: an edit that moves nothing does "
+            "nothing"
+        )
+    if neutral is not None:
+        check_neutral_file(neutral)
+    selected = tuple(range(base.num_layers)) if layers is None else parse_layers(layers, base.num_layers)
+    candidates, fits, refusals = [], [], []
+    for name, strengths in ladder:
+        for value in strengths:
+            try:
+                fit = check_fit(
+                    base,
+                    method=name,
+                    strength=value,
+                    layers=layers,
+                    rank=rank,
+                    seed=seed,
+                    positions=positions,
+                    gated=gated,
+                    top_layers=top_layers,
+                    joint=joint,
+                )
+            except BadInputError as error:
+                refusals.append(error)
+                # Its fit will say the same, for the record of the search.
+                fit = FitSettings(method_named(name), selected, value, rank, seed)
+            else:
+                fits.append(fit)
+            candidates.append(
+                Candidate(candidate_name(name, value), fit.method, fit.for_objective(None), fit.layers, fit.positions)
+            )
+    if not fits:
+        raise refusals[-1]
+    return TuneSettings(tuple(candidates), tuple(fits), kl_budget, neutral, seed, joint)
+
+
+def candidate_name(method: str, strength: float) -> str:
+    """Such as `ridge-1.5`: of a file, too."""
+    return f"{method}-{strength:g}"
+
+
+def _check_auto(strength: Strength, *, gated: bool, top_layers: int | str | None) -> None:
+    if strength not in (None, AUTO):
+        raise BadInputError(
+            f"--strength {strength} means something else for each method: name one with --method, or leave it out"
+        )
+    for option, given in (("--gated", gated), ("--top-layers", top_layers is not None)):
+        if given:
+            raise BadInputError(f"{option} belongs to a method that is named: use it with --method alignez_v2")
