@@ -106,6 +106,7 @@ def test_fit_writes_the_figures_and_bake_mixes_what_was_fitted_once(world, tmp_p
         FOLDER / "base",
         tmp_path / "pairs.jsonl",
         edits,
+        method="ridge",
         joint=True,
         objective="warm=1,brief=0.5",
         objectives_file=FOLDER / "objectives.json",
