@@ -1,0 +1,96 @@
+"""Tables of `benchmarks.choice`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alignez_bake.evaluation.rates import gap_closed
+from benchmarks.figures import Spread
+from benchmarks.markdown import markdown_table
+from benchmarks.subjects import BASE, PROMPTED, TUNED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Run = Mapping[str, Any]
+
+
+def choice_tables(runs: Sequence[Run]) -> list[str]:
+    """What was chosen in each run, then every candidate in every world.
+
+    Args:
+        runs: as `benchmarks.choice` keeps them.
+    """
+    return [*_chosen(runs), "", *_candidates(runs)]
+
+
+def _chosen(runs: Sequence[Run]) -> list[str]:
+    columns = (
+        "world, seed",
+        "base, %",
+        "persona in the prompt",
+        "tuned",
+        "chosen without labels",
+        "good, %",
+        "gap closed, %",
+        "self-judged, %",
+        "loss, base",
+        "loss",
+        "KL",
+        "second half: chosen, best of grid",
+        "CPU s: pairs, the rest",
+    )
+    rows = []
+    for run in runs:
+        models, chosen = run["models"], run["chosen"]
+        point = next((each for each in run["tuning"]["points"] if each["candidate"] == chosen), None)
+        seconds = run["cpu_seconds"]
+        rows.append(
+            (
+                f"{run['world']}, {run['seed']}",
+                *(_percent(models[name]) for name in (BASE, PROMPTED, TUNED)),
+                "nothing" if chosen is None else chosen,
+                "-" if chosen is None else _percent(models[chosen]),
+                "-" if chosen is None else f"{_gap(run, chosen):.1f}",
+                "-" if point is None else f"{100 * point['rate']['value']:.1f}",
+                f"{models[BASE]['loss']:.3f}",
+                "-" if chosen is None else f"{models[chosen]['loss']:.3f}",
+                "-" if chosen is None else f"{models[chosen]['kl']:.4f}",
+                _halves(run),
+                f"{seconds['pairs']:.0f}, {seconds['recording, fits and search']:.0f}",
+            )
+        )
+    return [markdown_table(columns, rows)]
+
+
+def _halves(run: Run) -> str:
+    scored = run["halves"]["gap"]
+    return f"{_number(scored.get('chosen'))}, {_number(scored.get('best of grid'))} ({run['halves']['best of grid']})"
+
+
+def _candidates(runs: Sequence[Run]) -> list[str]:
+    """Gap closed by every candidate: mean over seeds, lowest to highest."""
+    worlds = list(dict.fromkeys(run["world"] for run in runs))
+    names = list(dict.fromkeys(name for run in runs for name in run["models"] if name not in (BASE, TUNED)))
+    rows = []
+    for name in names:
+        cells = []
+        for world in worlds:
+            gaps = [_gap(run, name) for run in runs if run["world"] == world and name in run["models"]]
+            cells.append(Spread.of(gaps).text(1) if gaps else "-")
+        rows.append((name, *cells))
+    return [markdown_table(("gap closed, %", *worlds), rows)]
+
+
+def _gap(run: Run, name: str) -> float:
+    rates = [run["models"][each]["good"] / run["models"][each]["answers"] for each in (BASE, name, TUNED)]
+    gap = gap_closed(*rates)
+    return float("nan") if gap is None else gap
+
+
+def _percent(model: Mapping[str, Any]) -> str:
+    return f"{100 * model['good'] / model['answers']:.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
