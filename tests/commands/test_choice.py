@@ -1,0 +1,134 @@
+"""Method and strength chosen by the tool: what `align` and `fit` do then, and what they leave."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alignez_bake import align, bake, fit, pairs
+from alignez_bake.cli.align import _tables as align_tables
+from alignez_bake.cli.fit import _tables as fit_tables
+from alignez_bake.edit_file import read_edits
+from alignez_bake.errors import BadInputError, CheckFailedError
+from alignez_bake.tuning.frontier import TuningResult
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo"
+QUERIES = 24
+RUNGS = ["ridge-0.5", "ridge-1", "ridge-1.5", "ridge-2", "ridge-3", "ridge-4"]
+
+
+@pytest.fixture(scope="module")
+def queries(tmp_path_factory):
+    path = tmp_path_factory.mktemp("choice") / "queries.jsonl"
+    lines = (DEMO / "queries.jsonl").read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(lines[:QUERIES]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def chosen(queries, tmp_path_factory):
+    """A whole way on the demo's base whose strength was chosen."""
+    out = tmp_path_factory.mktemp("choice") / "aligned"
+    settings = {"objectives_file": DEMO / "objectives.json", "save_pairs": True, "report": False}
+    return align(DEMO / "base", out, queries=queries, method="ridge", strength="auto", layers="2-5", **settings)
+
+
+def test_the_choice_stands_in_the_result(chosen):
+    result = json.loads(json.dumps(chosen.to_json()))
+    tuning = TuningResult.from_json(result["tuning"], "result")
+    assert [point.candidate for point in tuning.points] == ["base", *RUNGS]
+    assert tuning.queries == 8
+    assert tuning.gain.low > 0.05
+    assert result["fit"]["provenance"]["tuning"] == result["tuning"]
+    assert result["fit"]["provenance"]["settings"]["strength"] == tuning.chosen_point.settings["strength"]
+    assert chosen.fitted.filters["helpful"].kept <= QUERIES - 8
+    assert result["verdict"] == "passed"
+    record = json.loads((chosen.result_path() / "alignez" / "alignez.json").read_text(encoding="utf-8"))
+    assert record["provenance"]["tuning"]["chosen"] == tuning.chosen
+    assert any("Chosen: ridge-" in entry for entry in align_tables(chosen) if isinstance(entry, str))
+
+
+def test_no_held_out_query_made_a_pair(chosen, queries):
+    written = (chosen.result_path() / "alignez" / "pairs.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    asked = [json.loads(line)["query"] for line in queries.read_text(encoding="utf-8").splitlines()]
+    made = {json.loads(line)["query"] for line in written}
+    assert len(made) == QUERIES - 8
+    assert made < set(asked)
+
+
+def test_nothing_hidden_is_left(chosen):
+    assert [path.name for path in chosen.result_path().parent.iterdir()] == ["aligned"]
+
+
+def test_another_point_is_baked_without_a_fit(chosen, tmp_path):
+    out = chosen.result_path()
+    tuning = chosen.tuned.tuning
+    other = next(name for name in chosen.tuned.frontier if name != tuning.chosen)
+    result = bake(DEMO / "base", out, tmp_path / "other", point=other)
+    assert result.verdict == "passed"
+    plan = read_edits(tmp_path / "other" / "alignez" / "edits.safetensors")
+    strength = float(other.removeprefix("ridge-"))
+    assert {edit.strength for edit in plan.edits} == {strength}
+    assert plan.provenance["settings"]["strength"] == strength
+    best = read_edits(out / "alignez" / "edits.safetensors")
+    np.testing.assert_array_equal(plan.edits[0].right, best.edits[0].right)
+    with pytest.raises(BadInputError, match=f"it has .*{other}"):
+        bake(DEMO / "base", out, tmp_path / "none", point="ridge-77")
+    with pytest.raises(BadInputError, match="these are in memory"):
+        bake(DEMO / "base", plan, tmp_path / "none", point=other)
+    assert not (tmp_path / "none").exists()
+
+
+def test_fit_chooses_from_the_same_pairs(chosen, tmp_path):
+    """A third of the queries of the pairs judges; candidates lie beside the file, and go with another fit."""
+    made = chosen.result_path() / "alignez" / "pairs.jsonl"
+    edits = tmp_path / "edits.safetensors"
+    result = fit(DEMO / "base", made, edits, method="ridge", strength="auto", layers="2-5")
+    assert result.tuned.tuning.queries == 8
+    assert result.fitted.filters["helpful"].kept <= 8
+    assert sorted(path.stem for path in (tmp_path / "edits.frontier").iterdir()) == sorted(result.tuned.frontier)
+    assert "tuning" in result.to_json()
+    assert any("hosen: " in entry for entry in fit_tables(result) if isinstance(entry, str))
+    fit(DEMO / "base", made, edits, method="ridge", layers="2-5")
+    assert [path.name for path in tmp_path.iterdir()] == ["edits.safetensors"]
+
+
+def test_where_nothing_helps_nothing_is_written(save_tiny, tmp_path):
+    """Random weights follow no persona."""
+    base = save_tiny("llama", tmp_path / "base")
+    (tmp_path / "queries.txt").write_text("\n".join(f"pot {number}?" for number in range(16)))
+    settings = {"queries": tmp_path / "queries.txt", "prompt_template": "{query}"}
+    result = align(base, tmp_path / "new" / "out", **settings)
+    assert result.baked is None
+    assert result.to_json()["tuning"]["chosen"] is None
+    assert result.to_json()["dry_run"] is False
+    with pytest.raises(CheckFailedError, match="no edit is better than the base, so none is baked: "):
+        result.raise_if_failed()
+    assert any("Nothing chosen: " in entry for entry in align_tables(result) if isinstance(entry, str))
+    assert not (tmp_path / "new").exists()
+
+    pairs(base, tmp_path / "pairs.jsonl", **settings)
+    fitted = fit(base, tmp_path / "pairs.jsonl", tmp_path / "edits.safetensors")
+    with pytest.raises(CheckFailedError, match="no edit is better"):
+        fitted.raise_if_failed()
+    assert any("Nothing was written" in entry for entry in fit_tables(fitted) if isinstance(entry, str))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "pairs.jsonl", "queries.txt"]
+
+
+def test_too_few_queries_are_refused_before_the_model_runs(save_tiny, tmp_path):
+    base = save_tiny("llama", tmp_path / "base")
+    (tmp_path / "queries.txt").write_text("\n".join(f"pot {number}?" for number in range(15)))
+    with pytest.raises(BadInputError, match="15 queries are too few to choose an edit: 16 are needed"):
+        align(base, tmp_path / "out", queries=tmp_path / "queries.txt", dry_run=True)
+
+
+def test_a_dry_run_lists_the_candidates(save_tiny, tmp_path):
+    base = save_tiny("llama", tmp_path / "base")
+    result = align(base, tmp_path / "out", dry_run=True)
+    assert result.to_json()["plan"]["method"]["candidates"][-1] == "ridge-2"
+    assert result.to_json()["dry_run"] is True
+    assert set(result.plan.sites) == {"mlp_write.0", "mlp_write.1", "attn_write.0", "attn_write.1"}
+    assert align_tables(result)

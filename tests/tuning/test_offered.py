@@ -1,0 +1,96 @@
+"""What is chosen among, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignez_bake.errors import BadInputError
+from alignez_bake.fit_settings import FitSettings
+from alignez_bake.methods.registry import JOINT_METHODS, METHODS
+from alignez_bake.model_folder import open_model_folder
+from alignez_bake.tuning.offered import AUTO, LADDER, STRENGTHS, TuneSettings, check_settings
+
+
+@pytest.fixture
+def checked(tiny_folder):
+    def checked(model_type="llama", **settings):
+        base = open_model_folder(tiny_folder(model_type))
+        defaults = {"method": AUTO, "strength": None, "layers": None, "rank": None, "seed": 3}
+        return check_settings(base, **(defaults | settings))
+
+    return checked
+
+
+def test_auto_offers_every_rung(checked):
+    found = checked()
+    assert isinstance(found, TuneSettings)
+    assert [candidate.name for candidate in found.candidates] == [
+        f"{name}-{strength:g}" for name, strengths in LADDER for strength in strengths
+    ]
+    assert [fit.method.name for fit in found.kinds] == [name for name, _ in LADDER]
+    assert len(found.fits) == len(found.candidates)
+    for candidate, fit in zip(found.candidates, found.fits, strict=True):
+        assert candidate.settings.strength == fit.strength
+        assert (candidate.layers, candidate.settings.seed) == ((0, 1), 3)
+    assert found.as_json()["candidates"][0] == "contrastive_decoding-1"
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "mixtral", "granite"])
+def test_what_a_base_does_not_allow_stays_a_candidate_with_its_reason(checked, model_type):
+    found = checked(model_type)
+    assert {fit.method.name for fit in found.fits} == {"ridge"}
+    assert len(found.candidates) == len(checked().candidates)
+
+
+@pytest.mark.parametrize(
+    ("method", "rungs"), [("ridge", STRENGTHS["ridge"]), ("mean_difference", (0.25, 0.5, 1, 1.5, 2))]
+)
+def test_the_strengths_of_one_method(checked, method, rungs):
+    found = checked(method=method, strength=AUTO, rank=2, layers="1")
+    assert [candidate.settings.strength for candidate in found.candidates] == list(rungs)
+    assert {candidate.method for candidate in found.candidates} == {METHODS[method]}
+    assert {(candidate.layers, candidate.settings.rank) for candidate in found.candidates} == {((1,), 2)}
+
+
+def test_a_named_method_is_what_it_was(checked):
+    found = checked(method="ridge", strength=1.5)
+    assert isinstance(found, FitSettings)
+    assert found.strength == 1.5
+    assert isinstance(checked(method="ridge"), FitSettings)
+
+
+def test_jointly_only_what_can_be_fitted_jointly(checked):
+    assert {fit.method.name for fit in checked(joint=True).fits} == set(JOINT_METHODS)
+
+
+def test_gates_and_positions_reach_the_candidates(checked):
+    found = checked(method="alignez_v2", strength=AUTO, gated=True, positions="last", top_layers=1)
+    assert {candidate.positions for candidate in found.candidates} == {"last"}
+    assert {(one.settings.gated, one.settings.top_layers) for one in found.candidates} == {(True, 1)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"strength": 2.0}, "--strength 2.0 means something else for each method"),
+        ({"gated": True}, "--gated belongs to a method that is named"),
+        ({"top_layers": 1}, "--top-layers belongs to a method that is named"),
+        ({"kl_budget": 0.0}, "--kl-budget 0 must be a number of nats per token above 0"),
+        ({"kl_budget": float("nan")}, "--kl-budget nan must be"),
+        ({"method": "ridge", "kl_budget": 0.1}, "--kl-budget 0.1 belongs to the choice of an edit"),
+        ({"layers": "7"}, "7"),
+        ({"rank": 5000}, "rank 5000 is above what site"),
+        ({"method": "nonsense", "strength": AUTO}, "method 'nonsense' is unknown"),
+        ({"positions": "first"}, "positions 'first' is unknown"),
+    ],
+)
+def test_refusals(checked, settings, message):
+    with pytest.raises(BadInputError, match=message):
+        checked(**settings)
+
+
+def test_neutral_texts_that_are_not_there(checked, tmp_path):
+    with pytest.raises(BadInputError, match="no such file of neutral texts"):
+        checked(neutral=tmp_path / "none.txt")
+    with pytest.raises(BadInputError, match="belongs to the choice of an edit"):
+        checked(method="ridge", strength=1.0, neutral=tmp_path / "none.txt")
