@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from alignez_bake.errors import BadInputError
 from alignez_bake.fit_settings import FitSettings, check_fit
 from alignez_bake.methods.layers import parse_layers
-from alignez_bake.methods.registry import JOINT_METHODS, method_named
+from alignez_bake.methods.registry import method_named
 from alignez_bake.tuning.candidate import Candidate
 from alignez_bake.tuning.neutral import check_neutral_file
 
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 AUTO: Final = "auto"
 Strength = float | Literal["auto"] | None
 
-LADDER: Final[tuple[tuple[str, tuple[float, ...]], ...]] = (
-    ("contrastive_decoding", (1.0, 1.5, 2.0, 3.0)),
-    ("residual_ridge", (1.0, 1.25)),
-    ("ridge", (1.0, 2.0)),
-)
-"""Methods and strengths of `--method auto`. The first was best in every world tried; the second is the gentlest; the
-third also fits where the others do not (mixtures of experts, norms behind the writers, factors on them)."""
+_Ladder = tuple[tuple[str, tuple[float, ...]], ...]
+
+LADDER: Final[_Ladder] = (("contrastive_decoding", (1.0, 1.5, 2.5)), ("ridge", (1.0, 2.0, 3.0)))
+"""Methods and strengths of `--method auto`. The first was best in every world tried, at every strength; the second also
+fits where it does not: mixtures of experts, norms behind the writers, factors on them, soft caps on the logits."""
+
+JOINT_LADDER: Final[_Ladder] = (("residual_ridge", (1.0, 1.25, 1.5)), ("ridge", (1.0, 2.0, 3.0)))
+"""The same of several objectives that are fitted jointly."""
 
 STRENGTHS: Final[dict[str, tuple[float, ...]]] = {
     "contrastive_decoding": (1.0, 1.5, 2.0, 3.0, 4.0),
@@ -131,10 +132,10 @@ def check_settings(
         )
     if method == AUTO:
         _check_auto(strength, gated=gated, top_layers=top_layers)
-        ladder = [(name, among) for name, among in LADDER if name in JOINT_METHODS or not joint]
+        ladder = JOINT_LADDER if joint else LADDER
     else:
         default = method_named(method).default_strength
-        ladder = [(method, STRENGTHS.get(method, tuple(default * factor for factor in _OF_DEFAULT)))]
+        ladder = ((method, STRENGTHS.get(method, tuple(default * factor for factor in _OF_DEFAULT))),)
     if kl_budget is not None and not (math.isfinite(kl_budget) and kl_budget > 0):
         raise BadInputError(
             f"--kl-budget {kl_budget:g} must be a number of nats per token above 0: an edit that moves nothing does "

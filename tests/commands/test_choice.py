@@ -128,7 +128,7 @@ def test_too_few_queries_are_refused_before_the_model_runs(save_tiny, tmp_path):
 def test_a_dry_run_lists_the_candidates(save_tiny, tmp_path):
     base = save_tiny("llama", tmp_path / "base")
     result = align(base, tmp_path / "out", dry_run=True)
-    assert result.to_json()["plan"]["method"]["candidates"][-1] == "ridge-2"
+    assert result.to_json()["plan"]["method"]["candidates"][-1] == "ridge-3"
     assert result.to_json()["dry_run"] is True
     assert set(result.plan.sites) == {"mlp_write.0", "mlp_write.1", "attn_write.0", "attn_write.1"}
     assert align_tables(result)
