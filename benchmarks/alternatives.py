@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> None:
     """Run from the command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if min(options.seeds, options.samples, options.batch_size, options.threads, options.cost_queries) < 1:
-        parser.error("--seeds, --samples, --batch-size, --threads and --cost-queries are at least 1")
+    if min(options.seeds, options.samples, options.batch_size, options.threads, options.cost_rounds) < 1:
+        parser.error("--seeds, --samples, --batch-size, --threads and --cost-rounds are at least 1")
     subjects = dict.fromkeys([BASE, TUNED, *options.rows])
     try:
         check_installed(*_packages(subjects))
@@ -105,7 +105,9 @@ def _figures(found: Mapping[str, Sequence[Measured]], samples: int, queries: int
 
 
 def _costs(options: argparse.Namespace, made: AlternativesBench) -> dict[str, AnswerCost]:
-    """What answering costs, measured once and kept."""
+    """What answering costs, measured once and kept; nothing where no query is to be timed."""
+    if options.cost_queries < 1:
+        return {}
     file: Path = options.out / "costs.json"
     key = {"queries": options.cost_queries, "batch": options.batch_size, "rounds": options.cost_rounds}
     if file.is_file():
@@ -160,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="of training and of answers, from 0")
     parser.add_argument("--samples", type=int, default=4, help="answers to each held-out query and seed")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--cost-queries", type=int, default=64, help="queries that answering is timed on")
+    parser.add_argument("--cost-queries", type=int, default=64, help="queries that answering is timed on; 0: none")
     parser.add_argument("--cost-rounds", type=int, default=5, help="rounds that answering is timed in")
     parser.add_argument("--max-steps", type=int, default=None, help="of every training: only to try things out")
     parser.add_argument("--threads", type=int, default=1)

@@ -63,8 +63,7 @@ def alternatives_tables(
             f"One set of pairs, {seeds} seeds of training and answers, {total // seeds} answers ({samples} a query).",
             "Mean (lowest to highest over seeds); intervals pool the seeds and take answers as independent.",
             "",
-            markdown_table(_COST_COLUMNS, _cost_rows(costs)),
-            "",
+            *([markdown_table(_COST_COLUMNS, _cost_rows(costs)), ""] if costs else []),
         ]
     )
 
