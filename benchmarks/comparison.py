@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from alignez_bake.methods.registry import DEFAULT_METHOD
 from benchmarks.cells import Cell, Measured
 from benchmarks.figures import Figures, Run
-from benchmarks.subjects import BASE, PAIRS, REFERENCES, SUBJECTS, TUNED
+from benchmarks.subjects import BAKED, BASE, PAIRS, REFERENCES, SUBJECTS, TUNED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,13 +78,13 @@ class Comparison:
     sizes: Sizes
 
     def default_cells(self) -> list[Cell]:
-        """References and untuned defaults, seed by seed; the default method also as a baked checkpoint."""
+        """References and untuned defaults, seed by seed; one method also as a baked checkpoint."""
         cells = []
         for seed in self.sizes.seeds:
             cells.append(self._pairs(seed))
             cells += [self._all(name, None, seed) for name in REFERENCES]
             cells += [self._all(name, _default(name), seed) for name in self.sizes.subjects]
-        if DEFAULT_METHOD in self.sizes.subjects:
+        if BAKED in self.sizes.subjects:
             cells.append(self._baked())
         return cells
 
@@ -190,9 +189,7 @@ class Comparison:
 
     def _baked(self) -> Cell:
         seed = self.sizes.seeds[0]
-        return Cell(
-            self.world.name, DEFAULT_METHOD, _default(DEFAULT_METHOD), seed, "all", self.sizes.samples, baked=True
-        )
+        return Cell(self.world.name, BAKED, _default(BAKED), seed, "all", self.sizes.samples, baked=True)
 
     def _grid(self, name: str, strength: float, seed: int) -> Cell:
         return Cell(self.world.name, name, strength, seed, "first_half", self.sizes.grid_samples)

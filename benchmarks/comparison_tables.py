@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignez_bake.methods.registry import DEFAULT_METHOD
 from benchmarks.markdown import markdown_table
-from benchmarks.subjects import BASE, TUNED
+from benchmarks.subjects import BAKED, BASE, TUNED
 
 if TYPE_CHECKING:
     from benchmarks.comparison import Sizes, WorldFigures
@@ -41,7 +40,7 @@ def _default_table(world: WorldFigures) -> str:
             rows.append((name, strength, "no edit", "", "", "", ""))
     if world.baked is not None:
         strength = f"{world.baked.strengths[0]:g}"
-        rows.append(_row(f"{DEFAULT_METHOD}, first seed, baked and loaded from disk", strength, world.baked))
+        rows.append(_row(f"{BAKED}, first seed, baked and loaded from disk", strength, world.baked))
     return markdown_table(columns, rows)
 
 

@@ -28,7 +28,7 @@ from alignez_bake import align, evaluate
 from alignez_bake.errors import AlignezBakeError, BadInputError
 from alignez_bake.evaluation.judge_kinds import JudgeOptions, judge_named
 from alignez_bake.evaluation.protocol import BASE, OURS, TUNED, pair_name
-from alignez_bake.methods.registry import DEFAULT_METHOD, method_named
+from alignez_bake.methods.registry import method_named
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import read_asked
 from alignez_bake.progress import RichProgress
@@ -296,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pair-queries", type=Path, help="that the bases write pairs to; the tool's own if left out")
     parser.add_argument("--objectives-file", type=Path)
     parser.add_argument("--prompt-template")
-    parser.add_argument("--method", default=DEFAULT_METHOD)
+    parser.add_argument("--method", default="contrastive_decoding")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=1, help="answers to each query")
     parser.add_argument("--max-new-tokens", type=int, default=200)

@@ -18,6 +18,8 @@ PROMPTED: Final = "base, good persona"
 TUNED: Final = "tuned"
 PAIRS: Final = "pairs, good side"
 REFERENCES: Final = (BASE, PROMPTED, TUNED)
+BAKED: Final = "ridge"
+"""The method whose first seed is also baked, written, and loaded from disk."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ SUBJECTS: Final[Mapping[str, Subject]] = {
     # The same without weights of disagreement: what they are worth.
     "ridge_unweighted": Subject(Ridge(name="ridge_unweighted", weight=None), (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)),
     "residual_ridge": Subject(METHODS["residual_ridge"], (0.75, 1.0, 1.125, 1.25, 1.5, 2.0)),
+    "contrastive_decoding": Subject(METHODS["contrastive_decoding"], (1.0, 1.5, 2.0, 3.0, 4.0)),
     "alignez_v1": Subject(METHODS["alignez_v1"], (0.0, 0.5, 1.0, 2.0, 4.0)),
     "alignez_v2": Subject(METHODS["alignez_v2"], (-1.0, 0.25, 0.5, 1.0, 2.0)),
     "ccs": Subject(METHODS["ccs"], (0.0, 0.5, 1.0, 2.0, 4.0)),

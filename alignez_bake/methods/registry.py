@@ -29,7 +29,6 @@ METHODS: Final[Mapping[str, Method]] = {
     "mean_difference": MEAN_DIFFERENCE,
     "shift": SHIFT,
 }
-DEFAULT_METHOD: Final = "ridge"
 JOINT_METHODS: Final = ("ridge", "residual_ridge")
 """Those that weigh each token by how far the personas disagree there, which `methods.joint` shares out."""
 
