@@ -31,8 +31,7 @@ from alignez_bake.report.html.packages import page_wanted
 from alignez_bake.report.html.page_parts import PageParts
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 from alignez_bake.tuning.offered import AUTO, TuneSettings, check_settings
-from alignez_bake.tuning.tuned_fit import tune_edits
-from alignez_bake.tuning.tuner import split_queries
+from alignez_bake.tuning.tuned_fit import queries_to_judge, tune_edits
 
 if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import Architecture
@@ -233,7 +232,7 @@ def align(
         neutral=None if neutral is None else Path(neutral),
     )
     check_together(asked.objectives, asked.weights, joint=joint)
-    split = split_queries(asked.queries, seed) if isinstance(settings, TuneSettings) else None
+    split = queries_to_judge(asked.queries, asked.weights, seed) if isinstance(settings, TuneSettings) else None
     for each in settings.kinds if isinstance(settings, TuneSettings) else (settings,):
         _check_way(each, base, exporter, export_settings, code=code, require_fold=require_fold, linearise=linearise)
     check_space(out, exporter.bytes_needed(base, lower(EditPlan(()), base, exporter), export_settings))
@@ -245,7 +244,7 @@ def align(
     check_finite_tensors(base.tensors, progress=progress)
     lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer, prompt_template)
-    growing, searching = (out.with_name(f".{out.name}.{name}.jsonl") for name in ("pairs", "tuning"))
+    growing, searching, ours = _growing_files(out)
     with parents_made(out):
         # Not within the `try`: a file that is refused here belongs to another run.
         of_pairs = asked if split is None else replace(asked, queries=tuple(split.pairs))
@@ -335,10 +334,19 @@ def align(
             )
         except BadInputError:
             # Nothing to go on with: the same input would be refused again. An interruption leaves the file.
-            _remove(growing, searching)
+            _remove(*ours)
             raise
         _remove(growing, searching)
     return AlignResult(plan, limits.note, fitted, baked, feasibility, tuned)
+
+
+def _growing_files(out: Path) -> tuple[Path, Path, tuple[Path, ...]]:
+    """Hidden files of pairs and of the search, and those that go where a step refuses its input.
+
+    A search that is there already may be another's, which is refused for that: it stays, and its pairs with it.
+    """
+    growing, searching = (out.with_name(f".{out.name}.{name}.jsonl") for name in ("pairs", "tuning"))
+    return growing, searching, () if searching.exists() else (growing, searching)
 
 
 def _remove(*files: Path) -> None:

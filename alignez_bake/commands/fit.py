@@ -20,9 +20,8 @@ from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.objective import Objective, parse_objectives
 from alignez_bake.prompts.prompt_form import PromptForm, prompt_form
 from alignez_bake.tuning.frontier_files import check_frontier_replaceable, remove_frontier, write_frontier
-from alignez_bake.tuning.offered import AUTO, check_settings
-from alignez_bake.tuning.tuned_fit import tune_edits
-from alignez_bake.tuning.tuner import split_queries
+from alignez_bake.tuning.offered import AUTO, TuneSettings, check_settings
+from alignez_bake.tuning.tuned_fit import queries_to_judge, tune_edits
 
 if TYPE_CHECKING:
     from alignez_bake.language_model.loading import LanguageModel
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from alignez_bake.progress import Progress
     from alignez_bake.tuning.offered import Strength
     from alignez_bake.tuning.tuned_fit import TunedFit
+    from alignez_bake.tuning.tuner import SplitQueries
 
 
 @dataclass(frozen=True)
@@ -162,11 +162,16 @@ def fit(
     if missing := [name for name in names if name not in known]:
         raise BadInputError(f"objective {missing[0]!r} of {pairs} is unknown: describe it with --objectives-file")
     check_together([known[name] for name in names], asked or {}, joint=joint)
+    weights = asked or dict.fromkeys(names, 1.0)
+    split: SplitQueries | None = None
+    if isinstance(settings, TuneSettings):
+        queries = [{"query": text} for text in dict.fromkeys(record.query["query"] for record in records.records)]
+        split = queries_to_judge(queries, weights, seed)
     lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
     if records.header is not None:
         check_origin(records.header.origin, PairOrigin(folder.fingerprint, lm.tokenizer_sha256), pairs)
     form = _prompt_form(lm, records, prompt_template, pairs)
-    objectives, weights = [known[name] for name in names], asked or dict.fromkeys(names, 1.0)
+    objectives = [known[name] for name in names]
     progress = progress or NoProgress()
     if isinstance(settings, FitSettings):
         fitted = fit_edits(
@@ -176,8 +181,7 @@ def fit(
             write_edits(fitted.plan, out)
         remove_frontier(out)
         return FitResult(out, fitted)
-    queries = [{"query": text} for text in dict.fromkeys(record.query["query"] for record in records.records)]
-    split = split_queries(queries, seed)
+    assert split is not None
     of_pairs = {query["query"] for query in split.pairs}
     searching = out.with_name(f".{out.name}.tuning.jsonl")
     with parents_made(out):

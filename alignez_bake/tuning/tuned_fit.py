@@ -7,12 +7,12 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from alignez_bake.errors import CheckFailedError
+from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.fit_settings import FitSettings
 from alignez_bake.pipeline import Fitted, check_together, read_pairs_of, with_interference, with_origin
 from alignez_bake.tuning.candidate import TunedObjective
 from alignez_bake.tuning.neutral import read_neutral_texts, shipped_neutral_texts
-from alignez_bake.tuning.tuner import tune
+from alignez_bake.tuning.tuner import split_queries, tune
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from alignez_bake.tuning.candidate import Candidate
     from alignez_bake.tuning.frontier import TuningResult
     from alignez_bake.tuning.offered import TuneSettings
+    from alignez_bake.tuning.tuner import SplitQueries
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,21 @@ class TunedFit:
             )
 
 
+def queries_to_judge(queries: Sequence[Query], weights: Mapping[str, float], seed: int) -> SplitQueries:
+    """What makes pairs and what candidates answer, checked before anything runs.
+
+    Raises:
+        BadInputError: too few queries; a dial of 0, by which nothing can be judged.
+    """
+    for name, weight in weights.items():
+        if weight == 0:
+            raise BadInputError(
+                f"--objective {name}=0 gives the choice of an edit nothing to judge by: leave it out, or fit with a "
+                f"named --method and set {name}=0 when you bake"
+            )
+    return split_queries(queries, seed)
+
+
 def tune_edits(
     lm: LanguageModel,
     records: Sequence[PairRecord],
@@ -79,7 +95,7 @@ def tune_edits(
         form: how queries become tokens.
         settings: what is chosen among.
         held_out: queries that made none of the pairs.
-        weights: dial of each objective; one of 0 is fitted, and not judged.
+        weights: dial of each objective, not 0.
         batch_size: texts that run together.
         state_path: file of the search, by which an interrupted one goes on.
         progress: counts what is recorded, answered and measured.

@@ -125,6 +125,27 @@ def test_too_few_queries_are_refused_before_the_model_runs(save_tiny, tmp_path):
         align(base, tmp_path / "out", queries=tmp_path / "queries.txt", dry_run=True)
 
 
+def test_an_objective_that_is_turned_off_cannot_judge(save_tiny, tmp_path):
+    base = save_tiny("llama", tmp_path / "base")
+    with pytest.raises(BadInputError, match="--objective harmless=0 gives the choice of an edit nothing to judge by"):
+        align(base, tmp_path / "out", objective="helpful,harmless=0", dry_run=True)
+    named = align(base, tmp_path / "out", objective="helpful,harmless=0", method="ridge", dry_run=True)
+    assert named.plan.objectives == {"helpful": 1.0, "harmless": 0.0}
+
+
+def test_a_search_of_another_run_is_left_alone(save_tiny, tmp_path):
+    """Refused, it is not removed, nor are the pairs that it was made over."""
+    base = save_tiny("llama", tmp_path / "base")
+    (tmp_path / "queries.txt").write_text("\n".join(f"pot {number}?" for number in range(16)))
+    searching = tmp_path / ".out.tuning.jsonl"
+    searching.write_text('{"mine": 1}\n')
+    with pytest.raises(BadInputError, match="is no file of a search that this tool began"):
+        align(base, tmp_path / "out", queries=tmp_path / "queries.txt", prompt_template="{query}")
+    assert searching.read_text() == '{"mine": 1}\n'
+    assert (tmp_path / ".out.pairs.jsonl").read_text().count("\n") == 1 + 2 * 8
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_dry_run_lists_the_candidates(save_tiny, tmp_path):
     base = save_tiny("llama", tmp_path / "base")
     result = align(base, tmp_path / "out", dry_run=True)
