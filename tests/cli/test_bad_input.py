@@ -229,7 +229,7 @@ def pair_lines(count=4, **extra):
 def test_pairs_that_are_none(text, says, cli_base, refused, tmp_path):
     if text is not None:
         (tmp_path / "pairs.jsonl").write_text(text)
-    arguments = ("fit", "--model", cli_base, "--pairs", tmp_path / "pairs.jsonl", *PROCESSOR)
+    arguments = ("fit", "--model", cli_base, "--pairs", tmp_path / "pairs.jsonl", "--method", "ridge", *PROCESSOR)
     refused(*arguments, "--out", tmp_path / "new" / "edits.safetensors", says=says)
 
 
@@ -238,7 +238,7 @@ def test_pairs_of_another_model(cli_base, refused, cli, tmp_path, save_tiny, que
     pairs = tmp_path / "pairs.jsonl"
     arguments = ("pairs", "--out", pairs, "--queries", queries, "--prompt-template", "{query}", *PROCESSOR)
     assert cli(*arguments, "--model", other).status == 0
-    fit = ("fit", "--pairs", pairs, "--out", tmp_path / "edits.safetensors", *PROCESSOR)
+    fit = ("fit", "--pairs", pairs, "--out", tmp_path / "edits.safetensors", "--method", "ridge", *PROCESSOR)
     refused(*fit, "--model", cli_base, says="holds pairs of another model")
     refused(*arguments, "--model", cli_base, says="exists and cannot be continued")
     tokenizer = json.loads((other / "tokenizer.json").read_text())
@@ -248,7 +248,7 @@ def test_pairs_of_another_model(cli_base, refused, cli, tmp_path, save_tiny, que
 
 def test_fit_replaces_edits_but_nothing_else(base, refused, cli, tmp_path):
     (tmp_path / "pairs.jsonl").write_text(pair_lines(12))
-    fit = ("fit", "--model", base, "--pairs", tmp_path / "pairs.jsonl", *PROCESSOR)
+    fit = ("fit", "--model", base, "--pairs", tmp_path / "pairs.jsonl", "--method", "ridge", *PROCESSOR)
     refused(*fit, "--out", base / "model.safetensors", says="is no edit file, so it is not replaced")
     refused(*fit, "--out", base, says="is a folder")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Exit statuses, the one error line, help, and what a later version brings."""
+"""Exit statuses, the one error line, and help."""
 
 from __future__ import annotations
 
@@ -53,9 +53,7 @@ def test_version(cli):
         (("--modle", "base"), "No such option: --modle"),
         (("--model", "base", "--out", "out", "--seed", "x"), "Invalid value for '--seed'"),
         (("--model",), "requires an argument"),
-        # What a later version brings is refused by its name.
         (("eval", "--model", "base"), "Missing option '--aligned'"),
-        (("--model", "base", "--out", "out", "--kl-budget", "0.1"), "--kl-budget is not available yet"),
         (("explain", "--model", "base", "--queries", "q.txt"), "--queries is for --feasibility"),
         # Options of the whole way would be dropped in silence before a command.
         (("--model", "base", "explain"), "--model stands before the command 'explain'"),
@@ -82,10 +80,18 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, cli, tmp_path, m
         (("--as", "onnx", "--int4", "--int8"), "--int4 and --int8 are two widths of the same weights"),
         (("--push", "mine"), "'mine' is no name of a repository"),
         (("--as", "zip"), "--as 'zip' is unknown"),
-        (("--method", "auto"), "method 'auto' is not available yet"),
+        (("--method", "auto"), "12 queries are too few to choose an edit: 16 are needed"),
+        (("--method", "auto", "--strength", "2"), "--strength 2.0 means something else for each method"),
+        (("--method", "auto", "--gated"), "--gated belongs to a method that is named"),
+        (("--method", "auto", "--top-layers", "2"), "--top-layers belongs to a method that is named"),
+        (("--method", "auto", "--kl-budget", "0"), "--kl-budget 0 must be a number of nats per token above 0"),
+        (("--method", "auto", "--kl-budget", "nan"), "--kl-budget nan must be a number of nats per token above 0"),
+        (("--method", "auto", "--neutral", "nowhere.txt"), "no such file of neutral texts: nowhere.txt"),
+        (("--kl-budget", "0.1"), "--kl-budget 0.1 belongs to the choice of an edit"),
+        (("--neutral", "nowhere.txt"), "--neutral nowhere.txt belongs to the choice of an edit"),
         (("--method", "svd"), "method 'svd' is unknown"),
         (("--method", "ccs", "--top-layers", "most"), "top layers 'most' is neither a number of layers nor auto"),
-        (("--strength", "auto"), "--strength auto is not available yet"),
+        (("--strength", "auto"), "12 queries are too few to choose an edit: 16 are needed"),
         (("--strength", "much"), "--strength 'much' is no number"),
         (("--strength", "nan"), "must be finite"),
         (("--strength", "1e999"), "must be finite"),

@@ -29,7 +29,7 @@ SETTINGS = {"max_new_tokens": 40, "batch_size": 40, "tuned": DEMO / "tuned"}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Edits of the default method from few pairs, baked and as an adapter; queries; a file of neutral texts."""
+    """Edits of ridge from few pairs, baked and as an adapter; queries; a file of neutral texts."""
     folder = tmp_path_factory.mktemp("made")
     for name, lines in (("queries.jsonl", 40), ("heldout.jsonl", QUERIES), ("neutral.txt", 20)):
         text = (DEMO / name).read_text(encoding="utf-8").splitlines()[:lines]
@@ -37,7 +37,7 @@ def made(tmp_path_factory):
         (folder / f"few_{name}").write_text("\n".join(text[:FEW]), encoding="utf-8")
     base = DEMO / "base"
     alignez_bake.pairs(base, folder / "pairs.jsonl", queries=folder / "queries.jsonl", batch_size=80)
-    alignez_bake.fit(base, folder / "pairs.jsonl", folder / "edits.safetensors")
+    alignez_bake.fit(base, folder / "pairs.jsonl", folder / "edits.safetensors", method="ridge")
     alignez_bake.bake(base, folder / "edits.safetensors", folder / "aligned")
     alignez_bake.bake(base, folder / "edits.safetensors", folder / "adapter", artefact="adapter")
     alignez_bake.bake(base, folder / "edits.safetensors", folder / "gguf", artefact="gguf")

@@ -62,7 +62,7 @@ def record_of(out: Path) -> dict[str, Any]:
 def aligned(filled, queries, tmp_path_factory):
     """The result of the whole way from `user/base` to `user/aligned`, and the document that it printed."""
     out = tmp_path_factory.mktemp("whole_way") / "aligned"
-    asked = ("--queries", queries, "--prompt-template", "{query}", "--device", "cpu")
+    asked = ("--queries", queries, "--prompt-template", "{query}", "--method", "ridge", "--device", "cpu")
     env = filled.hub.env(token=OWNER)
     ran = cli(env, "--model", "user/base", "--out", out, *asked, "--push", "user/aligned", "--json")
     assert ran.status == 0, ran.errors
@@ -300,7 +300,7 @@ def test_pairs_fit_inspect_explain_and_compare_take_names(filled, queries, pushe
     asked = ("--queries", queries, "--prompt-template", "{query}")
     lines = (
         ("pairs", "--model", "user/base", "--out", pairs, *asked, "--json"),
-        ("fit", "--model", "user/base", "--pairs", pairs, "--out", edits, "--layers", "1", "--json"),
+        ("fit", "--model", "user/base", "--pairs", pairs, "--out", edits, "--method=ridge", "--layers", "1", "--json"),
         ("inspect", "user/edits", "--json"),
         ("explain", "--model", f"user/base@{filled.old}", "--edits", "user/gated-edits", "--json"),
         ("compare", "--aligned", pushed["adapter"][0], "--prompt", "pot 1?", "--max-new-tokens", "4", "--json"),

@@ -118,7 +118,7 @@ def test_the_penalty_trades_the_aim_for_what_is_kept(pairs, tiny_lm64):
     loose, tight = (
         fitted(tiny_lm64("llama"), pairs, replace(METHOD, penalty=penalty)).sites[-1].figures for penalty in (1e-4, 3.0)
     )
-    assert tight["kept"] < 0.5 * loose["kept"]
+    assert tight["kept"] < 0.8 * loose["kept"]
     assert tight["edit_norm"] < 0.5 * loose["edit_norm"]
     assert loose["divergence_after"] < tight["divergence_after"] < tight["divergence_before"]
 

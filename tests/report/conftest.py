@@ -25,6 +25,7 @@ def reported(tmp_path_factory, save_tiny) -> Path:
         folder / "aligned",
         queries=folder / "queries.txt",
         prompt_template="{query}",
+        method="ridge",
         save_pairs=True,
     )
     return folder
