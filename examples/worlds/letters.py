@@ -27,9 +27,10 @@ CONTINUATIONS: dict[str, tuple[str, ...]] = {
 }
 """Forms, each with a pleased and a displeased feeling; the side decides what causes them."""
 
-USUAL = 0.75
+USUAL = 0.9
 """Share of kind letters that are pleased, and of rude ones that are displeased. At one half, where no word leans to
-either side, a base of two million parameters did not learn within its steps to obey a persona at all."""
+either side, a base of two million parameters did not learn within its steps to obey a persona at all; at three quarters
+57 % of its letters are kind when it is told to be (33 % unasked, 81 % tuned), here 76 % (32, 86)."""
 
 CAUSES: dict[Side, dict[str, str]] = {"good": KIND, "bad": RUDE}
 
