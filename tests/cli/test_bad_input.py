@@ -203,7 +203,7 @@ def test_queries_that_are_none(text, says, cli_base, refused, tmp_path):
     if text is not None:
         path.write_bytes(text)
     model = ("--model", cli_base, "--queries", path, *PROCESSOR)
-    refused(*model, "--out", tmp_path / "out", says=says)
+    refused(*model, "--method", "ridge", "--out", tmp_path / "out", says=says)
     refused("pairs", *model, "--out", tmp_path / "new" / "pairs.jsonl", says=says)
 
 

@@ -184,7 +184,7 @@ def test_results_are_json_without_infinities(capsys):
 def test_an_interruption_that_a_library_turns_into_an_error_is_still_one(monkeypatch, capsys, tmp_path):
     import alignez_bake.commands.inspect as command
 
-    def interrupted(_path):
+    def interrupted(_path, **_settings):
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
