@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.commands.given_pairs import read_given_pairs
+from alignez_bake.commands.given_pairs import read_asked_pairs
 from alignez_bake.feasibility.assess import MOST_PAIRS, Feasibility, assess, spread
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.pipeline import Asked, read_asked, token_limits, write_own_pairs
@@ -14,6 +14,7 @@ from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 
 if TYPE_CHECKING:
+    from alignez_bake.commands.given_pairs import AskedPairs
     from alignez_bake.feasibility.settings import FeasibilitySettings
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
@@ -45,29 +46,24 @@ def assess_base(base: ModelFolder, settings: FeasibilitySettings, progress: Prog
     settings.check(runs=True)
     progress = progress or NoProgress()
     # Before the long work, as far as it can be known then.
-    asked = None
+    given: AskedPairs | None = None
     if settings.pairs is None:
         asked = read_asked(settings.objective or "helpful", settings.objectives_file, settings.queries)
         asked = replace(asked, queries=tuple(spread(asked.queries, MOST_PAIRS)))
+    else:
+        given = read_asked_pairs(settings.pairs, objective=settings.objective, objectives_file=settings.objectives_file)
+        queries = {record.query["query"]: record.query for record in given.records.records}
+        asked = Asked(given.objectives, given.weights, tuple(queries.values()), 0)
     check_finite_tensors(base.tensors, progress=progress)
     lm = load_language_model(base, device=settings.device, trust_remote_code=settings.trust_remote_code)
-    if asked is not None:
+    if given is None:
         form = prompt_form(lm.tokenizer, settings.prompt_template)
         records, limits = write_own_pairs(
             lm, asked, form, None, batch_size=settings.batch_size, seed=settings.seed, progress=progress
         )
     else:
-        assert settings.pairs is not None
-        records, objectives, weights, form = read_given_pairs(
-            lm,
-            settings.pairs,
-            objective=settings.objective,
-            objectives_file=settings.objectives_file,
-            prompt_template=settings.prompt_template,
-        )
-        queries = {record.query["query"]: record.query for record in records.records}
-        asked = Asked(objectives, weights, tuple(queries.values()), 0)
-        limits = token_limits(lm, asked, form)
+        form = given.form_for(lm, settings.prompt_template)
+        records, limits = given.records, token_limits(lm, asked, form)
     found = {
         objective.name: assess(
             lm,

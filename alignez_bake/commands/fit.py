@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignez_bake.commands.given_pairs import read_asked_pairs
 from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import parents_made
@@ -13,19 +14,13 @@ from alignez_bake.fit_settings import FitSettings
 from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import Fitted, check_together, fit_edits, known_objectives
-from alignez_bake.preference_pairs.pair_file import check_origin, read_pairs
-from alignez_bake.preference_pairs.records import PairOrigin
+from alignez_bake.pipeline import Fitted, check_together, fit_edits
 from alignez_bake.progress import NoProgress
-from alignez_bake.prompts.objective import Objective, parse_objectives
-from alignez_bake.prompts.prompt_form import PromptForm, prompt_form
 from alignez_bake.tuning.frontier_files import check_frontier_replaceable, remove_frontier, write_frontier
 from alignez_bake.tuning.offered import AUTO, TuneSettings, check_settings
 from alignez_bake.tuning.tuned_fit import queries_to_judge, tune_edits
 
 if TYPE_CHECKING:
-    from alignez_bake.language_model.loading import LanguageModel
-    from alignez_bake.preference_pairs.records import PairSet
     from alignez_bake.progress import Progress
     from alignez_bake.tuning.offered import Strength
     from alignez_bake.tuning.tuned_fit import TunedFit
@@ -153,29 +148,20 @@ def fit(
         kl_budget=kl_budget,
         neutral=None if neutral is None else Path(neutral),
     )
-    known = known_objectives(objectives_file)
-    asked = None if objective is None else parse_objectives(objective, _with_recorded(known, pairs))
-    first = "helpful" if asked is None else next(iter(asked))
-    records = read_pairs(pairs, default_objective=first)
-    known = {**_recorded_objectives(records), **known}
-    names = tuple(asked) if asked is not None else tuple(dict.fromkeys(entry.objective for entry in records.records))
-    if missing := [name for name in names if name not in known]:
-        raise BadInputError(f"objective {missing[0]!r} of {pairs} is unknown: describe it with --objectives-file")
-    check_together([known[name] for name in names], asked or {}, joint=joint)
-    weights = asked or dict.fromkeys(names, 1.0)
+    asked = read_asked_pairs(pairs, objective=objective, objectives_file=objectives_file)
+    records, objectives, weights = asked.records.records, asked.objectives, asked.weights
+    # Pairs of which no dial is asked for may hold objectives that would cancel.
+    check_together(objectives, {} if objective is None else weights, joint=joint)
     split: SplitQueries | None = None
     if isinstance(settings, TuneSettings):
-        queries = [{"query": text} for text in dict.fromkeys(record.query["query"] for record in records.records)]
+        queries = [{"query": text} for text in dict.fromkeys(record.query["query"] for record in records)]
         split = queries_to_judge(queries, weights, seed)
     lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
-    if records.header is not None:
-        check_origin(records.header.origin, PairOrigin(folder.fingerprint, lm.tokenizer_sha256), pairs)
-    form = _prompt_form(lm, records, prompt_template, pairs)
-    objectives = [known[name] for name in names]
+    form = asked.form_for(lm, prompt_template)
     progress = progress or NoProgress()
     if isinstance(settings, FitSettings):
         fitted = fit_edits(
-            lm, records.records, objectives, form, settings, weights=weights, batch_size=batch_size, progress=progress
+            lm, records, objectives, form, settings, weights=weights, batch_size=batch_size, progress=progress
         )
         with parents_made(out):
             write_edits(fitted.plan, out)
@@ -187,7 +173,7 @@ def fit(
     with parents_made(out):
         tuned = tune_edits(
             lm,
-            [record for record in records.records if record.query["query"] in of_pairs],
+            [record for record in records if record.query["query"] in of_pairs],
             objectives,
             form,
             settings,
@@ -214,25 +200,3 @@ def _check_replaceable(out: Path) -> None:
         read_edits(out)
     except BadInputError as error:
         raise BadInputError(f"--out {out} exists and is no edit file, so it is not replaced: {error}") from None
-
-
-def _recorded_objectives(records: PairSet) -> dict[str, Objective]:
-    """The objectives that the header of a file of pairs describes."""
-    entries = [] if records.header is None else records.header.settings.get("objectives", [])
-    return {entry["name"]: Objective(**entry) for entry in entries}
-
-
-def _with_recorded(known: dict[str, Objective], pairs: Path) -> dict[str, Objective]:
-    return {**_recorded_objectives(read_pairs(pairs, default_objective="helpful")), **known}
-
-
-def _prompt_form(lm: LanguageModel, records: PairSet, template: str | None, path: Path) -> PromptForm:
-    """The form that the pairs were made with, unless the user says another."""
-    recorded = {} if records.header is None else records.header.settings.get("prompt_form", {})
-    form = prompt_form(lm.tokenizer, template if template is not None else recorded.get("template"))
-    if recorded and form.settings != recorded:
-        raise BadInputError(
-            f"{path} was made with another prompt form ({recorded}) than this fit's ({form.settings}): use the same "
-            "--prompt-template for both"
-        )
-    return form
