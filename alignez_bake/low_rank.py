@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 
 class LowRankChange(NamedTuple):
-    """W' = W + B A and b' = b + Δb, in float64: B [d_out, k], A [k, d_in], Δb [d_out]."""
+    """W' = W + B A and b' = b + Δb, in float64: B [d_out, k], A [k, d_in], Δb [d_out].
+
+    `a_error` [k, d_in] bounds how far A is off where Rᵀ W is; None where it was not asked for.
+    """
 
     b_matrix: Float64Array
     a_matrix: Float64Array
     delta_bias: Float64Array
+    a_error: Float64Array | None = None
 
     @property
     def needs_bias(self) -> bool:
@@ -55,6 +59,7 @@ def low_rank_of_projected(
     shape: tuple[int, int],
     project: Callable[[Float64Array], Float64Array],
     bias: NDArray[Any] | None,
+    project_error: Callable[[Float64Array], Float64Array] | None = None,
 ) -> LowRankChange:
     """The change (B, A, Δb) of y = W z + b that equals applying the groups of linear edits to y.
 
@@ -69,13 +74,15 @@ def low_rank_of_projected(
     Stacking A_i = R_iᵀ W without the term (Rᵀ B) A would apply every entry to the unedited output. Groups are
     parallel, y' = y + Σ_o w_o (E_o(y) - y), so each is walked from W and b, scaled by its dial, and appended.
 
-    W itself occurs in Rᵀ W alone: whoever streams W may make that product row by row, for all entries at once.
+    W itself occurs in Rᵀ W alone: whoever streams W may make that product row by row, for all entries at once. Where
+    that is off by at most P, entry by entry, A is off by at most E: E <- [E; P + |Rᵀ B| E] in case 1, E <- [E; 0] in 2.
 
     Args:
         groups: the parallel groups at the site.
         shape: (d_out, d_in) of W.
         project: gives Rᵀ W [k, d_in] for the R [d_out, k] of each entry that reads the output, in order.
         bias: b [d_out], or None for a map without bias.
+        project_error: P [k, d_in] for the same R in the same order, if E is asked for.
 
     Raises:
         BadInputError: an edit that is not linear, reads the block, or whose widths are not those of W.
@@ -83,8 +90,10 @@ def low_rank_of_projected(
     d_out, d_in = shape
     base_bias = np.zeros(d_out) if bias is None else bias.astype(np.float64)
     b_parts, a_parts, total_bias = [np.zeros((d_out, 0))], [np.zeros((0, d_in))], np.zeros(d_out)
+    e_parts = [np.zeros((0, d_in))]
     for group in groups:
         b_matrix, a_matrix, delta_bias = np.zeros((d_out, 0)), np.zeros((0, d_in)), np.zeros(d_out)
+        a_error = np.zeros((0, d_in))
         for edit in group.edits:
             _check_widths(edit, d_out, d_in)
             constant = np.zeros(d_out) if edit.bias is None else edit.strength * edit.bias.astype(np.float64)
@@ -92,18 +101,24 @@ def low_rank_of_projected(
                 left = edit.strength * edit.left.astype(np.float64)
                 right = edit.right.astype(np.float64)
                 hidden = np.zeros(edit.rank) if edit.offset is None else edit.offset.astype(np.float64)
+                e_new = np.zeros((edit.rank if project_error is not None else 0, d_in))
                 if edit.reads == "output":
                     a_new = project(right) + (right.T @ b_matrix) @ a_matrix
+                    if project_error is not None:
+                        e_new = project_error(right) + np.abs(right.T @ b_matrix) @ a_error
                     hidden = hidden + right.T @ (base_bias + delta_bias)
                 else:
                     a_new = right.T
                 b_matrix, a_matrix = np.hstack([b_matrix, left]), np.vstack([a_matrix, a_new])
+                a_error = np.vstack([a_error, e_new])
                 constant = constant + left @ hidden
             delta_bias = delta_bias + constant
         b_parts.append(group.weight * b_matrix)
         a_parts.append(a_matrix)
+        e_parts.append(a_error)
         total_bias = total_bias + group.weight * delta_bias
-    return LowRankChange(np.hstack(b_parts), np.vstack(a_parts), total_bias)
+    error = None if project_error is None else np.vstack(e_parts)
+    return LowRankChange(np.hstack(b_parts), np.vstack(a_parts), total_bias, error)
 
 
 def projected_rights(groups: Sequence[Group]) -> list[NDArray[Any]]:

@@ -105,7 +105,7 @@ class EditedTensor:
         if not all_finite(result):
             matrix.matrix.rows(first, end)  # says so where it is the base that is not finite
             raise overflow(self.name, self.dtype, exact)
-        return result.reshape(-1).view(np.uint8), delivery_sums(base, delta, result)
+        return result.reshape(-1).view(np.uint8), delivery_sums(base, delta, result, exact)
 
     def _row_bytes(self, columns: int) -> int:
         return columns * (BY_NAME[self.dtype].bits // 8)
