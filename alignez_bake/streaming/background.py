@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _SYNC_BYTES: Final = 64 * 1024 * 1024
 _CHECKPOINT_BYTES: Final = 256 * 1024 * 1024
-# A disk takes more from two at a time than from one.
-_WRITERS: Final = 2
+# A disk takes more from several at a time than from one.
+_WRITERS: Final = 3
 
 
 class Background:

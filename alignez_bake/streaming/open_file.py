@@ -16,7 +16,7 @@ from alignez_bake.streaming.leaf_maker import LeafMaker
 from alignez_bake.streaming.marks import new_marker
 from alignez_bake.streaming.seen import FileTally, SeenLeaf
 from alignez_bake.streaming.segments import read_bytes
-from alignez_bake.streaming.target_file import own_file, pass_by_cache, write_all
+from alignez_bake.streaming.target_file import own_file, pass_by_cache, reserve, write_all
 from alignez_bake.streaming.written import Way, WrittenFile, WrittenTensor
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class OpenFile:
                 self._begin()
                 self.maker.write = self._write
                 os.ftruncate(self._descriptor, 0)
+            reserve(self._descriptor, plan.size)
             pass_by_cache(self._descriptor)
         except BaseException:
             self.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
+# What kernels and file systems say that cannot take room for a file.
+_CANNOT_RESERVE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -21,6 +24,26 @@ def own_file(path: Path) -> int:
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1):
         path.unlink()
     return os.open(path, _OPEN, 0o666)
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Take the room of a file of `size` bytes at once, where the file system can.
+
+    Writes beyond a file's end wait for each other, those within it go side by side; and a disk that is too small says
+    so at the beginning. `os.posix_fallocate` would write to every block where the file system cannot.
+
+    Raises:
+        OSError: there is not so much room.
+    """
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    if fallocate is None or not size:  # not on macOS
+        return
+    while fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)) != 0:
+        code = ctypes.get_errno()
+        if code in _CANNOT_RESERVE:
+            return
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
 
 
 def pass_by_cache(descriptor: int) -> None:

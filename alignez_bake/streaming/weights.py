@@ -2,7 +2,7 @@
 
 Memory does not grow with the model: what is held are a few leaves a thread, and (B, A) of two or three matrices.
 
-Threads: workers read, compute and hash, two write and one syncs behind them, so that the disk is busy from early on.
+Threads: workers read, compute and hash, three write and one syncs behind them, so that the disk is busy from early on.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def test_a_right_prefix_is_gone_on_from(made, plan, out, tmp_path):
     segment, first = PLACES[made]
     assert (place.segment, place.offset) == (segment, plan.offset(segment))
     file = opened(plan, out, place)
-    assert (file.first, file.partial.stat().st_size) == (first, first * ALIGNMENT)
+    assert file.first == first
     assert passed(file).finish() == whole
     assert (out / NAME).read_bytes() == data
     assert names(out) == [NAME]
@@ -158,7 +158,8 @@ def test_a_place_is_behind_a_whole_tensor_and_a_whole_leaf(plan, out):
 def begins_anew(plan, out, place, tmp_path):
     whole, data = undisturbed(plan, tmp_path)
     file = opened(plan, out, place)
-    assert (file.first, file.partial.stat().st_size) == (0, 0)
+    assert file.first == 0
+    assert not any(file.partial.read_bytes())
     assert passed(file).finish() == whole
     assert (out / NAME).read_bytes() == data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -73,3 +74,28 @@ def test_a_buffer_begins_at_a_boundary_and_comes_back():
     assert first.ctypes.data % ALIGNMENT == second.ctypes.data % ALIGNMENT == 0
     buffers.give_back(first)
     assert buffers.take() is first
+
+
+def test_room_is_taken_without_touching_what_is_there(descriptor, tmp_path):
+    os.pwrite(descriptor, b"there", 0)
+    target_file.reserve(descriptor, 3 * ALIGNMENT + 1)
+    data = (tmp_path / "file").read_bytes()
+    assert data.rstrip(b"\0") == b"there"
+    assert len(data) in {5, 3 * ALIGNMENT + 1}  # not every file system can
+
+
+def test_too_little_room_is_an_error(descriptor):
+    with pytest.raises(OSError, match=r"space|large"):
+        target_file.reserve(descriptor, 1 << 60)
+
+
+def test_a_file_system_that_cannot_take_room(descriptor, monkeypatch):
+    class Library:
+        @staticmethod
+        def fallocate(*_):
+            ctypes.set_errno(errno.EOPNOTSUPP)
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Library)
+    target_file.reserve(descriptor, ALIGNMENT)
+    assert os.fstat(descriptor).st_size == 0
