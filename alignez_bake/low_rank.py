@@ -89,11 +89,13 @@ def low_rank_of_projected(
     """
     d_out, d_in = shape
     base_bias = np.zeros(d_out) if bias is None else bias.astype(np.float64)
-    b_parts, a_parts, total_bias = [np.zeros((d_out, 0))], [np.zeros((0, d_in))], np.zeros(d_out)
-    e_parts = [np.zeros((0, d_in))]
+    b_parts: list[Float64Array] = []
+    a_parts: list[Float64Array] = []
+    e_parts: list[Float64Array] = []
+    total_bias = np.zeros(d_out)
     for group in groups:
-        b_matrix, a_matrix, delta_bias = np.zeros((d_out, 0)), np.zeros((0, d_in)), np.zeros(d_out)
-        a_error = np.zeros((0, d_in))
+        own = len(a_parts)
+        delta_bias = np.zeros(d_out)
         for edit in group.edits:
             _check_widths(edit, d_out, d_in)
             constant = np.zeros(d_out) if edit.bias is None else edit.strength * edit.bias.astype(np.float64)
@@ -101,24 +103,36 @@ def low_rank_of_projected(
                 left = edit.strength * edit.left.astype(np.float64)
                 right = edit.right.astype(np.float64)
                 hidden = np.zeros(edit.rank) if edit.offset is None else edit.offset.astype(np.float64)
-                e_new = np.zeros((edit.rank if project_error is not None else 0, d_in))
+                a_new, e_new = right.T, np.zeros((edit.rank, d_in) if project_error is not None else (0, d_in))
                 if edit.reads == "output":
-                    a_new = project(right) + (right.T @ b_matrix) @ a_matrix
+                    # Part by part, each as it is: A is as wide as the map, and a copy would be felt.
+                    inner = [right.T @ b_part for b_part in b_parts[own:]]
+                    a_new = _plus(project(right), inner, a_parts[own:])
                     if project_error is not None:
-                        e_new = project_error(right) + np.abs(right.T @ b_matrix) @ a_error
+                        e_new = _plus(project_error(right), [np.abs(part) for part in inner], e_parts[own:])
                     hidden = hidden + right.T @ (base_bias + delta_bias)
-                else:
-                    a_new = right.T
-                b_matrix, a_matrix = np.hstack([b_matrix, left]), np.vstack([a_matrix, a_new])
-                a_error = np.vstack([a_error, e_new])
+                b_parts.append(left)
+                a_parts.append(a_new)
+                e_parts.append(e_new)
                 constant = constant + left @ hidden
             delta_bias = delta_bias + constant
-        b_parts.append(group.weight * b_matrix)
-        a_parts.append(a_matrix)
-        e_parts.append(a_error)
+        b_parts[own:] = [group.weight * b_part for b_part in b_parts[own:]]
         total_bias = total_bias + group.weight * delta_bias
-    error = None if project_error is None else np.vstack(e_parts)
-    return LowRankChange(np.hstack(b_parts), np.vstack(a_parts), total_bias, error)
+    b_matrix = np.hstack([np.zeros((d_out, 0)), *b_parts])
+    error = None if project_error is None else _stacked(e_parts, d_in)
+    return LowRankChange(b_matrix, _stacked(a_parts, d_in), total_bias, error)
+
+
+def _plus(first: Float64Array, lefts: Sequence[Float64Array], rights: Sequence[Float64Array]) -> Float64Array:
+    """`first` and the products of all pairs."""
+    for left, right in zip(lefts, rights, strict=True):
+        first = first + left @ right
+    return first
+
+
+def _stacked(parts: Sequence[Float64Array], width: int) -> Float64Array:
+    """One below the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else np.vstack([np.zeros((0, width)), *parts])
 
 
 def projected_rights(groups: Sequence[Group]) -> list[NDArray[Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -283,8 +282,14 @@ class EditedTensors:
 
 def _in_turn(stacked: Float64Array) -> Callable[[Float64Array], Float64Array]:
     """The rows of each R in turn, of all that lie one below the other."""
-    rows = iter(stacked)
-    return lambda right: np.stack([*islice(rows, right.shape[1])])
+    seen = 0
+
+    def rows(right: Float64Array) -> Float64Array:
+        nonlocal seen
+        first, seen = seen, seen + right.shape[1]
+        return stacked[first:seen]
+
+    return rows
 
 
 def _rights(fold: MapFold) -> Float64Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from queue import SimpleQueue
+from queue import LifoQueue
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -25,9 +25,11 @@ class Buffers:
             count: of buffers.
             size: of each in bytes, a multiple of `ALIGNMENT`.
         """
-        self._free: SimpleQueue[Array] = SimpleQueue()
+        # What was used last may still be in a core's cache.
+        self._free: LifoQueue[Array] = LifoQueue()
         for _ in range(count):
-            self._free.put(np.frombuffer(mmap.mmap(-1, size), np.uint8))  # begins at a page
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._free.put(np.frombuffer(memory, np.uint8))  # begins at a page
 
     def take(self) -> Array:
         """A buffer, once one is free."""
