@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from queue import LifoQueue
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT: Final = 4096
 """Of places, lengths and memory of direct writes: at least the logical block of any disk in use."""
+_HUGE_PAGE: Final = 2 * 1024 * 1024
 
 
 class Buffers:
@@ -27,9 +29,15 @@ class Buffers:
         """
         # What was used last may still be in a core's cache.
         self._free: LifoQueue[Array] = LifoQueue()
-        for _ in range(count):
-            memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            self._free.put(np.frombuffer(memory, np.uint8))  # begins at a page
+        memory = mmap.mmap(-1, count * size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # The system looks up and pins each page of what it writes past its cache: 2 pages instead of 1024.
+        if hasattr(mmap, "MADV_HUGEPAGE"):  # not on macOS
+            with suppress(OSError):  # nor where the kernel was built without
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        whole = np.frombuffer(memory, np.uint8)
+        begin = -whole.ctypes.data % _HUGE_PAGE
+        for first in range(begin, begin + count * size, size):
+            self._free.put(whole[first : first + size])
 
     def take(self) -> Array:
         """A buffer, once one is free."""
