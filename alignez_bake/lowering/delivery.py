@@ -97,11 +97,10 @@ def delivery_sums(
     with np.errstate(over="ignore", invalid="ignore"):  # an overflow, which is refused elsewhere
         error = stored.astype(base.dtype)
         error -= base + delta if exact is None else exact
-    if base.dtype == np.float32:
-        change = _squares(delta)
-        # Then the largest change is between 2⁻⁴⁰ and 2⁴⁰, since its square is between change / size and change.
-        if delta.size * _SMALLEST_PLAIN <= change <= _LARGEST_PLAIN:
-            return _sums(base, delta, error, change, 0)
+        change = _squares(delta) if base.dtype == np.float32 else math.inf
+    # Then the largest change is between 2⁻⁴⁰ and 2⁴⁰, since its square is between change / size and change.
+    if delta.size * _SMALLEST_PLAIN <= change <= _LARGEST_PLAIN:
+        return _sums(base, delta, error, change, 0)
     largest = max(float(delta.max(initial=0.0)), -float(delta.min(initial=0.0)))
     if largest == 0.0:
         return DeliverySums(base=_squares(base.astype(np.float64)))
