@@ -124,8 +124,9 @@ class LeafMaker:
     def _sent(self, buffer: Array, begin: int, end: int, held: list[Array]) -> Future[None] | None:
         if self.write is None:
             return None
+        sent = self.resources.background.submit(partial(self.write, buffer, end - begin, begin))
         held[:] = [other for other in held if other is not buffer]
-        return self.resources.background.submit(partial(self.write, buffer, end - begin, begin))
+        return sent
 
     def _base_leaf(self, number: int, held: list[Array]) -> SeenLeaf:
         source = self.plan.source
