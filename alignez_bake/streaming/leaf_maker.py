@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from alignez_bake.safetensors_io.dtypes import Array
     from alignez_bake.streaming.file_plan import FilePlan
-    from alignez_bake.streaming.marks import Marker
+    from alignez_bake.streaming.marks import Mark, Marker
     from alignez_bake.streaming.resources import Resources
-    from alignez_bake.streaming.segments import Preparation
+    from alignez_bake.streaming.segments import Made, Preparation
 
 Prepared = dict[int, dict[int, "Preparation"]]
 """By number of the segment and of the preparation."""
@@ -96,7 +96,7 @@ class LeafMaker:
                 written = buffer[: end - begin]
         head = np.frombuffer(self.plan.head, np.uint8)[begin:end]
         written[: len(head)] = head
-        made = []
+        made: list[tuple[int, slice, Made]] = []
         for segment, low, high in self.plan.parts(begin, end):
             at = self.plan.offsets[segment] + low - begin
             place = slice(at, at + high - low)
@@ -109,17 +109,28 @@ class LeafMaker:
         base_mark = None
         if base is not None and not self.plan.is_the_base:
             base_mark = self.marker.mark("base", number, base, known=mark if base is written else None)
-        parts = []
-        for segment, place, found in made:
-            turn = number - self.plan.offsets[segment] // leaves.LEAF_BYTES
-            of_whole = place.stop - place.start == end - begin
-            of_part = self.marker.mark(segment, turn, written[place], known=mark if of_whole else None)
-            of_base_part = None
-            if base is not None:
-                known = base_mark if of_whole else None
-                of_base_part = self.marker.mark(("base", segment), turn, base[place], known=known)
-            parts.append(SeenPart(segment, place.stop - place.start, of_part, of_base_part, found))
-        return SeenLeaf(end - begin, mark, base_mark, tuple(parts), self._sent(buffer, begin, end, held))
+        parts = tuple(self._part(number, one, (written, mark), (base, base_mark)) for one in made)
+        return SeenLeaf(end - begin, mark, base_mark, parts, self._sent(buffer, begin, end, held))
+
+    def _part(
+        self,
+        number: int,
+        made: tuple[int, slice, Made],
+        written: tuple[Array, Mark],
+        base: tuple[Array | None, Mark | None],
+    ) -> SeenPart:
+        """What is kept of a tensor's part of a leaf; where that is all of it, the leaf's marks are known."""
+        segment, place, found = made
+        turn, size = number - self.plan.offsets[segment] // leaves.LEAF_BYTES, place.stop - place.start
+        data, mark = written
+        is_all = size == len(data)
+        of_part = self.marker.mark(segment, turn, data[place], known=mark if is_all else None)
+        data_of_base, base_mark = base
+        of_base = None
+        if data_of_base is not None:
+            known = base_mark if is_all else None
+            of_base = self.marker.mark(("base", segment), turn, data_of_base[place], known=known)
+        return SeenPart(segment, size, of_part, of_base, found)
 
     def _sent(self, buffer: Array, begin: int, end: int, held: list[Array]) -> Future[None] | None:
         if self.write is None:
