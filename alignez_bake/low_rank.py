@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 
 class LowRankChange(NamedTuple):
-    """W' = W + B A and b' = b + Δb, in float64: B [d_out, k], A [k, d_in], Δb [d_out]."""
+    """W' = W + B A and b' = b + Δb, in float64: B [d_out, k], A [k, d_in], Δb [d_out].
+
+    `a_error` [k, d_in] bounds how far A is off where Rᵀ W is; None where it was not asked for.
+    """
 
     b_matrix: Float64Array
     a_matrix: Float64Array
     delta_bias: Float64Array
+    a_error: Float64Array | None = None
 
     @property
     def needs_bias(self) -> bool:
@@ -55,6 +59,7 @@ def low_rank_of_projected(
     shape: tuple[int, int],
     project: Callable[[Float64Array], Float64Array],
     bias: NDArray[Any] | None,
+    project_error: Callable[[Float64Array], Float64Array] | None = None,
 ) -> LowRankChange:
     """The change (B, A, Δb) of y = W z + b that equals applying the groups of linear edits to y.
 
@@ -69,22 +74,28 @@ def low_rank_of_projected(
     Stacking A_i = R_iᵀ W without the term (Rᵀ B) A would apply every entry to the unedited output. Groups are
     parallel, y' = y + Σ_o w_o (E_o(y) - y), so each is walked from W and b, scaled by its dial, and appended.
 
-    W itself occurs in Rᵀ W alone: whoever streams W may make that product row by row, for all entries at once.
+    W itself occurs in Rᵀ W alone: whoever streams W may make that product row by row, for all entries at once. Where
+    that is off by at most P, entry by entry, A is off by at most E: E <- [E; P + |Rᵀ B| E] in case 1, E <- [E; 0] in 2.
 
     Args:
         groups: the parallel groups at the site.
         shape: (d_out, d_in) of W.
         project: gives Rᵀ W [k, d_in] for the R [d_out, k] of each entry that reads the output, in order.
         bias: b [d_out], or None for a map without bias.
+        project_error: P [k, d_in] for the same R in the same order, if E is asked for.
 
     Raises:
         BadInputError: an edit that is not linear, reads the block, or whose widths are not those of W.
     """
     d_out, d_in = shape
     base_bias = np.zeros(d_out) if bias is None else bias.astype(np.float64)
-    b_parts, a_parts, total_bias = [np.zeros((d_out, 0))], [np.zeros((0, d_in))], np.zeros(d_out)
+    b_parts: list[Float64Array] = []
+    a_parts: list[Float64Array] = []
+    e_parts: list[Float64Array] = []
+    total_bias = np.zeros(d_out)
     for group in groups:
-        b_matrix, a_matrix, delta_bias = np.zeros((d_out, 0)), np.zeros((0, d_in)), np.zeros(d_out)
+        own = len(a_parts)
+        delta_bias = np.zeros(d_out)
         for edit in group.edits:
             _check_widths(edit, d_out, d_in)
             constant = np.zeros(d_out) if edit.bias is None else edit.strength * edit.bias.astype(np.float64)
@@ -92,18 +103,36 @@ def low_rank_of_projected(
                 left = edit.strength * edit.left.astype(np.float64)
                 right = edit.right.astype(np.float64)
                 hidden = np.zeros(edit.rank) if edit.offset is None else edit.offset.astype(np.float64)
+                a_new, e_new = right.T, np.zeros((edit.rank, d_in) if project_error is not None else (0, d_in))
                 if edit.reads == "output":
-                    a_new = project(right) + (right.T @ b_matrix) @ a_matrix
+                    # Part by part, each as it is: A is as wide as the map, and a copy would be felt.
+                    inner = [right.T @ b_part for b_part in b_parts[own:]]
+                    a_new = _plus(project(right), inner, a_parts[own:])
+                    if project_error is not None:
+                        e_new = _plus(project_error(right), [np.abs(part) for part in inner], e_parts[own:])
                     hidden = hidden + right.T @ (base_bias + delta_bias)
-                else:
-                    a_new = right.T
-                b_matrix, a_matrix = np.hstack([b_matrix, left]), np.vstack([a_matrix, a_new])
+                b_parts.append(left)
+                a_parts.append(a_new)
+                e_parts.append(e_new)
                 constant = constant + left @ hidden
             delta_bias = delta_bias + constant
-        b_parts.append(group.weight * b_matrix)
-        a_parts.append(a_matrix)
+        b_parts[own:] = [group.weight * b_part for b_part in b_parts[own:]]
         total_bias = total_bias + group.weight * delta_bias
-    return LowRankChange(np.hstack(b_parts), np.vstack(a_parts), total_bias)
+    b_matrix = np.hstack([np.zeros((d_out, 0)), *b_parts])
+    error = None if project_error is None else _stacked(e_parts, d_in)
+    return LowRankChange(b_matrix, _stacked(a_parts, d_in), total_bias, error)
+
+
+def _plus(first: Float64Array, lefts: Sequence[Float64Array], rights: Sequence[Float64Array]) -> Float64Array:
+    """`first` and the products of all pairs."""
+    for left, right in zip(lefts, rights, strict=True):
+        first = first + left @ right
+    return first
+
+
+def _stacked(parts: Sequence[Float64Array], width: int) -> Float64Array:
+    """One below the other; a single one as it is."""
+    return parts[0] if len(parts) == 1 else np.vstack([np.zeros((0, width)), *parts])
 
 
 def projected_rights(groups: Sequence[Group]) -> list[NDArray[Any]]:

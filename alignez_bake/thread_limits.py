@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _VARIABLE: Final = "OMP_NUM_THREADS"
-# A worker's blocks take some 30 MB, so a bake stays below 450 MB on a machine of any number of cores.
+# A worker's leaves and blocks take some 15 MB, so a bake stays below 250 MB on a machine of any number of cores.
 MOST_WORKERS: Final = 12
 
 

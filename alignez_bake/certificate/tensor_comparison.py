@@ -149,8 +149,9 @@ def _edited(contents: CheckpointContents, result: ModelFolder, name: str, roundi
     if not is_plain_float(stored_as):
         yield name, lambda: _Finding(math.prod(result.tensors.entry(name).shape))
         return
+    bounded = arithmetic_dtype(contents.edited.base_dtype(name), stored_as) is np.float32
     for index in range(count):
-        prepared = PreparedMatrix(contents.edited, name, index, np.float64)
+        prepared = PreparedMatrix(contents.edited, name, index, np.float64, bounded=bounded)
         matrix = _EditedMatrix(contents, result, prepared, RoundedMatrix(prepared, rounding, stored_as))
         yield None, matrix.rounded.prepare
         for first, end in row_blocks(rows, columns):
@@ -177,8 +178,8 @@ class _EditedMatrix:
     def _wrong(self, base: NDArray[np.float64], delta: NDArray[np.float64], first: int, stored: NDArray[Any]) -> int:
         """How many values are not the formula's, see `values_off_formula` and `values_not_carried`.
 
-        Where base and result have 16 bits they were computed in float32, and so may be the further neighbour where the
-        formula lies as close to the middle as float32 can be off.
+        Where base and result have 16 bits they were computed in float32, Rᵀ W included, and so may be the further
+        neighbour where the formula lies as close to the middle as float32 can be off.
         """
         change, exact = self.prepared.change, base + delta
         if self.rounded.rounding == "nearest" and not (wrong := values_off_formula(exact, stored)):
@@ -187,6 +188,7 @@ class _EditedMatrix:
         slack = None
         if arithmetic_dtype(old, new) is np.float32:
             slack = arithmetic_tolerance(change.magnitude(base, first), change.terms, np.dtype(np.float32))
+            slack += change.projection_error(base.shape, first)
         if self.rounded.rounding == "carry":
             return values_not_carried(exact, delta, stored, 0.0 if slack is None else slack)
         return values_off_formula(exact, stored, slack)

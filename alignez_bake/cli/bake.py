@@ -70,7 +70,7 @@ def bake_command(
     int8: options.Int8 = False,
     link: options.Link = False,
     rounding: options.Rounding = "auto",
-    hash_algorithm: options.Hash = "blake3",
+    hash_algorithm: options.Hash = "blake3-leaves",
     verify: options.Verify = None,
     require_fold: options.RequireFold = False,
     linearise: options.Linearise = False,

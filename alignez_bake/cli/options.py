@@ -195,7 +195,12 @@ Rounding = Annotated[
     ),
 ]
 Hash = Annotated[
-    str, typer.Option("--hash", metavar="ALGORITHM", help="Of the manifest: blake3, or sha256, which is slower.")
+    str,
+    typer.Option(
+        "--hash",
+        metavar="ALGORITHM",
+        help="Of the manifest: blake3-leaves; or, slower, blake3 or sha256, as b3sum and sha256sum print them.",
+    ),
 ]
 Reversible = Annotated[
     bool,

@@ -140,7 +140,7 @@ def bake(
         link: of a checkpoint: weight files without an edit become hard links to the base's.
         rounding: of a checkpoint's edited values: `nearest`; `carry`, so that the edit survives 16 bits; or `auto`,
             which carries where nearest would lose it.
-        hash_algorithm: of the manifest, `blake3` or `sha256`.
+        hash_algorithm: of the manifest, `blake3-leaves`, `blake3` or `sha256`.
         reversible: of a checkpoint: keep what the result lacks of its base, so that `restore` needs no base.
         verify: `tensors` compares files; `forward` also runs result and hooked model; the exporter's own level unless
             given, which is `forward` for what cannot be written without running the model.

@@ -1,4 +1,8 @@
-"""Hashes of files and of tensors, streamed: memory does not grow with the size."""
+"""Hashes of files and of tensors, streamed: memory does not grow with the size.
+
+Three algorithms: `blake3-leaves` (`integrity/leaves.py`), which a bake makes side by side and takes by default; and
+`blake3` and `sha256` of all bytes in order, as `b3sum` and `sha256sum` print them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.integrity.leaves import LeafHasher
 from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, iter_range
 
 if TYPE_CHECKING:
@@ -15,11 +20,11 @@ if TYPE_CHECKING:
 
     from alignez_bake.safetensors_io.header import Header, TensorEntry
 
-Algorithm = Literal["blake3", "sha256"]
+Algorithm = Literal["blake3-leaves", "blake3", "sha256"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = get_args(Algorithm)
-DEFAULT: Final[Algorithm] = "blake3"
+DEFAULT: Final[Algorithm] = "blake3-leaves"
 HEX_DIGITS: Final = 64
-"""Length of a hash as text: both algorithms give 32 bytes."""
+"""Length of a hash as text: all algorithms give 32 bytes."""
 
 
 def checked_algorithm(name: str) -> Algorithm:
@@ -31,7 +36,7 @@ def checked_algorithm(name: str) -> Algorithm:
     for algorithm in ALGORITHMS:
         if name == algorithm:
             return algorithm
-    raise BadInputError(f"hash algorithm {name!r} is unknown: use {' or '.join(ALGORITHMS)}")
+    raise BadInputError(f"hash algorithm {name!r} is unknown: use {', '.join(ALGORITHMS)}")
 
 
 class Hasher(Protocol):
@@ -50,28 +55,30 @@ class Hasher(Protocol):
         ...
 
 
-def new_hasher(algorithm: Algorithm = DEFAULT, *, threads: int = 1) -> Hasher:
+def new_hasher(algorithm: Algorithm = DEFAULT, *, offset: int = 0) -> Hasher:
     """A hasher that has seen nothing yet.
 
     Args:
-        algorithm: `blake3`, several times as fast, or `sha256`, which every machine has a tool for.
-        threads: that BLAKE3 may use for one large block; SHA-256 is sequential and uses one.
+        algorithm: the one that a bake makes side by side, or one that other tools have too.
+        offset: where in a file the first byte lies, which leaves are cut by.
     """
+    if algorithm == "blake3-leaves":
+        return LeafHasher(offset)
     if algorithm == "sha256":
         return hashlib.sha256()
     # Not with this module: commands that hash nothing do not pay for it.
     from blake3 import blake3  # noqa: PLC0415
 
-    return blake3(max_threads=threads)
+    return blake3()
 
 
-def hash_file(path: Path, algorithm: Algorithm = DEFAULT, *, threads: int = 1) -> tuple[int, str]:
+def hash_file(path: Path, algorithm: Algorithm = DEFAULT) -> tuple[int, str]:
     """Size in bytes and hash of a file.
 
     Raises:
         BadInputError: it cannot be read.
     """
-    hasher, size = new_hasher(algorithm, threads=threads), 0
+    hasher, size = new_hasher(algorithm), 0
     for block in _blocks(path):
         hasher.update(block)
         size += len(block)
@@ -79,7 +86,7 @@ def hash_file(path: Path, algorithm: Algorithm = DEFAULT, *, threads: int = 1) -
 
 
 def hash_with_tensors(
-    header: Header, names: Collection[str], algorithm: Algorithm = DEFAULT, *, threads: int = 1
+    header: Header, names: Collection[str], algorithm: Algorithm = DEFAULT
 ) -> tuple[int, str, dict[str, str]]:
     """Size and hash of a safetensors file, and hashes of some of its tensors' bytes, from one reading.
 
@@ -87,16 +94,15 @@ def hash_with_tensors(
         header: of the file.
         names: tensors to hash; those that are not in the file are passed over.
         algorithm: of all hashes.
-        threads: as `new_hasher`.
 
     Raises:
         BadInputError: the file changed or cannot be read.
     """
-    of_file = new_hasher(algorithm, threads=threads)
+    of_file = new_hasher(algorithm)
     of_file.update(len(header.header_bytes).to_bytes(8, "little") + header.header_bytes)
     tensors: dict[str, str] = {}
     for entry in header.entries.values():
-        of_tensor = new_hasher(algorithm, threads=threads) if entry.name in names else None
+        of_tensor = _tensor_hasher(header, entry, algorithm) if entry.name in names else None
         for block in iter_range(header, entry.begin, entry.end):
             of_file.update(block)
             if of_tensor is not None:
@@ -112,10 +118,14 @@ def hash_tensor(header: Header, entry: TensorEntry, algorithm: Algorithm = DEFAU
     Raises:
         BadInputError: the file changed or cannot be read.
     """
-    hasher = new_hasher(algorithm)
+    hasher = _tensor_hasher(header, entry, algorithm)
     for block in iter_range(header, entry.begin, entry.end):
         hasher.update(block)
     return hasher.hexdigest()
+
+
+def _tensor_hasher(header: Header, entry: TensorEntry, algorithm: Algorithm) -> Hasher:
+    return new_hasher(algorithm, offset=header.data_offset + entry.begin)
 
 
 def _blocks(path: Path) -> Iterator[memoryview]:

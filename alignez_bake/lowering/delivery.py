@@ -81,34 +81,36 @@ class DeliverySums:
         )
 
 
-def delivery_sums(base: NDArray[Any], delta: NDArray[Any], stored: NDArray[Any]) -> DeliverySums:
+def delivery_sums(
+    base: NDArray[Any], delta: NDArray[Any], stored: NDArray[Any], exact: NDArray[Any] | None = None
+) -> DeliverySums:
     """The sums over some rows.
+
+    With e = W'_stored - W', what rounding added, <W'_stored - W, ΔW> = ‖ΔW‖² + <e, ΔW>.
 
     Args:
         base: W [n, columns], float32 or float64.
         delta: ΔW in the same dtype.
         stored: W' as it was rounded, in any float dtype.
+        exact: W + ΔW in the dtype of both, if it is at hand.
     """
-    values = stored.astype(base.dtype)
-    if base.dtype == np.float32:
-        change = _squares(delta)
-        # Then the largest change is between 2⁻⁴⁰ and 2⁴⁰, since its square is between change / size and change.
-        if delta.size * _SMALLEST_PLAIN <= change <= _LARGEST_PLAIN:
-            return _sums(base, delta, values, change, 0)
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow, which is refused elsewhere
+        error = stored.astype(base.dtype)
+        error -= base + delta if exact is None else exact
+        change = _squares(delta) if base.dtype == np.float32 else math.inf
+    # Then the largest change is between 2⁻⁴⁰ and 2⁴⁰, since its square is between change / size and change.
+    if delta.size * _SMALLEST_PLAIN <= change <= _LARGEST_PLAIN:
+        return _sums(base, delta, error, change, 0)
     largest = max(float(delta.max(initial=0.0)), -float(delta.min(initial=0.0)))
     if largest == 0.0:
         return DeliverySums(base=_squares(base.astype(np.float64)))
     exponent = math.frexp(largest)[1]
-    base, delta, values = (np.ldexp(part.astype(np.float64), -exponent) for part in (base, delta, values))
-    return _sums(base, delta, values, _squares(delta), exponent)
+    base, delta, error = (np.ldexp(part.astype(np.float64), -exponent) for part in (base, delta, error))
+    return _sums(base, delta, error, _squares(delta), exponent)
 
 
-def _sums(base: NDArray[Any], delta: NDArray[Any], values: NDArray[Any], change: float, exponent: int) -> DeliverySums:
-    with np.errstate(invalid="ignore"):  # an overflow, which is refused elsewhere
-        moved = values - base
-        aligned = _dot(moved, delta)
-        moved -= delta
-        return DeliverySums(aligned, change, _squares(moved), _squares(base), exponent)
+def _sums(base: NDArray[Any], delta: NDArray[Any], error: NDArray[Any], change: float, exponent: int) -> DeliverySums:
+    return DeliverySums(change + _dot(error, delta), change, _squares(error), _squares(base), exponent)
 
 
 def _squares(values: NDArray[Any]) -> float:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_
 from alignez_bake.safetensors_io.finite import all_finite, not_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from alignez_bake.lowering.slot import RowSource
 
     Float64Array = NDArray[np.float64]
+
+# Of float32: half the distance from 1 to the next value.
+_HALF_A_BIT: Final = 2.0**-24
 
 __all__ = ["Delivery", "EditedTensors", "FoldedTensor", "Write", "delivery"]
 
@@ -120,15 +122,33 @@ class EditedTensors:
         *stacked, rows = leading
         return math.prod(stacked), rows, columns
 
-    def matrix_change(self, name: str, index: int = 0, dtype: type[np.floating[Any]] = np.float64) -> MatrixChange:
+    def matrix_change(
+        self,
+        name: str,
+        index: int = 0,
+        dtype: type[np.floating[Any]] = np.float64,
+        *,
+        bounded: bool = False,
+    ) -> MatrixChange:
         """How one matrix of an edited tensor changes.
 
-        Where edits read the output, Rᵀ W is made first, in float64, from rows that are read block by block.
+        Where edits read the output, Rᵀ W is made first, from rows that are read block by block. In float32 each block
+        of m rows is multiplied in float32, where rows are outputs, and the blocks' products are added in float64. With
+        u = 2⁻²⁴, an entry of a block's product is off by at most (m + 1) u Σ_i |R_il| |W_ij| to first order, in any
+        order of summation: m of products and sums, 1 of R. One more u stands for all that is smaller, and by Cauchy and
+        Schwarz
+
+            |error of (Rᵀ W)_lj|  <=  (m + 2) u ‖R_l‖ ‖W_j‖,
+
+        W_j being a column of W. W itself is not rounded: it has 16 bits.
+
+        Source: N. Higham, Accuracy and Stability of Numerical Algorithms, section 3.1.
 
         Args:
             name: key of the tensor.
             index: which of its matrices.
             dtype: of the arithmetic that the change is for.
+            bounded: in float64, to say by this bound how far a change that was made in float32 may be off.
 
         Raises:
             BadInputError: a weight that is not finite or not of a plain float dtype, edits that do not fit, or a
@@ -139,17 +159,18 @@ class EditedTensors:
         parts: list[Part] = []
         terms = 0
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is rounded
-            projections = self._projections(name, index, folds)
-            for fold, projected in zip(folds, projections, strict=True):
+            projections, errors = self._projections(name, index, folds, dtype, bounded=bounded)
+            for fold, projected, error in zip(folds, projections, errors, strict=True):
                 slot = fold.slot
                 if name == slot.bias:
                     parts.append(Dense(self._bias_change(fold).astype(dtype), slot.rows))
                     continue
-                change = self._change(fold, (slot.d_out, columns if slot.layout == "out_in" else rows), projected)
+                shape = (slot.d_out, columns if slot.layout == "out_in" else rows)
+                change = self._change(fold, shape, projected, error)
                 b_matrix, a_matrix = change.b_matrix.astype(dtype), change.a_matrix.astype(dtype)
                 terms += a_matrix.shape[0]
                 if slot.layout == "out_in":
-                    parts.append(OutputRows(slot.rows, b_matrix, a_matrix))
+                    parts.append(OutputRows(slot.rows, b_matrix, a_matrix, change.a_error))
                 else:
                     constant = change.delta_bias.astype(dtype) if slot.kind == "embedding" else None
                     b_transposed, a_transposed = (np.ascontiguousarray(matrix.T) for matrix in (b_matrix, a_matrix))
@@ -198,23 +219,39 @@ class EditedTensors:
         shape = self._source.entry(name).shape
         return FoldedTensor(name, base.reshape(shape), exact.reshape(shape))
 
-    def _projections(self, name: str, index: int, folds: Sequence[MapFold]) -> list[Float64Array]:
-        """For each fold Rᵀ W [k, d_in] of all its R, one below the other, from one walk over the matrix."""
+    def _projections(
+        self, name: str, index: int, folds: Sequence[MapFold], dtype: type[np.floating[Any]], *, bounded: bool
+    ) -> tuple[list[Float64Array], list[Float64Array | None]]:
+        """For each fold Rᵀ W [k, d_in] of all its R, one below the other, and its bound: one walk over the matrix."""
         _, rows, columns = self.matrices(name)
         rights = [_rights(fold) if name != fold.slot.bias else np.zeros((fold.slot.d_out, 0)) for fold in folds]
         widths = [columns if fold.slot.layout == "out_in" else rows for fold in folds]
         projected = [np.zeros((right.shape[1], d_in)) for right, d_in in zip(rights, widths, strict=True)]
+        errors: list[Float64Array | None] = [np.zeros_like(total) if bounded else None for total in projected]
         if not any(total.shape[0] for total in projected):
-            return projected
+            return projected, errors
+        if any(fold.slot.layout != "out_in" for fold in folds):
+            dtype = np.float64  # a row's product sums over all outputs at once
+        rights = [right.astype(dtype) for right in rights]
+        squares = np.zeros((len(folds), columns))
+        most = 0
         for first, end in row_blocks(rows, columns):
-            _, values = self.rows_of_base(name, index * rows + first, index * rows + end, np.float64)
-            for fold, right, total in zip(folds, rights, projected, strict=True):
+            _, values = self.rows_of_base(name, index * rows + first, index * rows + end, dtype)
+            most = max(most, end - first)
+            for number, (fold, right, total) in enumerate(zip(folds, rights, projected, strict=True)):
                 if fold.slot.layout == "out_in":
                     inside, mine = overlap(fold.slot.rows, first, end - first)
                     np.add(total, right[mine].T @ values[inside], out=total)
+                    if bounded:
+                        squares[number] += np.einsum("ij,ij->j", values[inside], values[inside])
                 else:
                     total[:, first:end] = (values[:, fold.slot.rows] @ right).T
-        return projected
+        if bounded:
+            for number, (fold, right) in enumerate(zip(folds, rights, strict=True)):
+                if fold.slot.layout == "out_in":
+                    lengths = np.linalg.norm(right, axis=0)[:, np.newaxis] * np.sqrt(squares[number])
+                    errors[number] = (most + 2) * _HALF_A_BIT * lengths
+        return projected, errors
 
     def _bias_change(self, fold: MapFold) -> Float64Array:
         """Δb [d_out] of a map, [experts, d_out] of experts, one row at least; it does not depend on W."""
@@ -228,18 +265,31 @@ class EditedTensors:
 
         return np.stack([low_rank_of_projected(fold.groups, shape, nothing, bias).delta_bias for bias in stored])
 
-    def _change(self, fold: MapFold, shape: tuple[int, int], projected: Float64Array) -> LowRankChange:
+    def _change(
+        self, fold: MapFold, shape: tuple[int, int], projected: Float64Array, error: Float64Array | None
+    ) -> LowRankChange:
         slot = fold.slot
         bias = None
         if slot.kind == "map" and slot.bias is not None:
             bias = self._source.read(slot.bias).astype(np.float64)[slot.rows]
-        rows = iter(projected)
         change = low_rank_of_projected(
-            fold.groups, shape, lambda right: np.stack([*islice(rows, right.shape[1])]), bias
+            fold.groups, shape, _in_turn(projected), bias, None if error is None else _in_turn(error)
         )
         if slot.bias is None and slot.kind != "embedding" and change.needs_bias:
             raise BadInputError(f"edits at {slot.site} have a constant, but {slot.weight} has no bias to hold it")
         return change
+
+
+def _in_turn(stacked: Float64Array) -> Callable[[Float64Array], Float64Array]:
+    """The rows of each R in turn, of all that lie one below the other."""
+    seen = 0
+
+    def rows(right: Float64Array) -> Float64Array:
+        nonlocal seen
+        first, seen = seen, seen + right.shape[1]
+        return stacked[first:seen]
+
+    return rows
 
 
 def _rights(fold: MapFold) -> Float64Array:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Of values in a block: some megabytes in float32, which stay in a core's cache from one step to the next.
-_BLOCK_VALUES = 1 << 19
+# Of values in a block: a megabyte in float32, so that a few such arrays stay near a core from one step to the next.
+_BLOCK_VALUES = 1 << 18
 
 
 def row_blocks(rows: int, columns: int, values: int = _BLOCK_VALUES) -> Iterator[tuple[int, int]]:
@@ -56,6 +56,10 @@ class Part(Protocol):
         """Add |B| |A| instead of B A: what bounds the rounding of the sum."""
         ...
 
+    def add_error(self, total: NDArray[Any], first: int) -> None:
+        """Add a bound of what comes from an A that is off."""
+        ...
+
 
 @dataclass(frozen=True)
 class OutputRows:
@@ -65,11 +69,13 @@ class OutputRows:
         rows: the outputs that belong to the site, of all that the matrix has.
         b_matrix: B [outputs of the site, k].
         a_matrix: A [k, columns].
+        a_error: how far A may be off where Rᵀ W was summed up in float32 [k, columns]; None where nobody asked.
     """
 
     rows: slice
     b_matrix: NDArray[Any]
     a_matrix: NDArray[Any]
+    a_error: NDArray[np.float64] | None = None
 
     def add(self, delta: NDArray[Any], first: int) -> None:
         """As `Part`."""
@@ -88,6 +94,12 @@ class OutputRows:
         """As `Part`."""
         inside, mine = overlap(self.rows, first, len(total))
         total[inside] += np.abs(self.b_matrix[mine]) @ np.abs(self.a_matrix)
+
+    def add_error(self, total: NDArray[Any], first: int) -> None:
+        """As `Part`."""
+        if self.a_error is not None:
+            inside, mine = overlap(self.rows, first, len(total))
+            total[inside] += np.abs(self.b_matrix[mine]) @ self.a_error
 
 
 @dataclass(frozen=True)
@@ -127,6 +139,9 @@ class InputRows:
         if self.constant is not None:
             columns += np.abs(self.constant)
 
+    def add_error(self, total: NDArray[Any], first: int) -> None:
+        """As `Part`: nothing, since Rᵀ W is made in float64 where rows are inputs."""
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -152,6 +167,9 @@ class Dense:
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""
         total[:, self.columns] += np.abs(self.values[first : first + len(total)])
+
+    def add_error(self, total: NDArray[Any], first: int) -> None:
+        """As `Part`: nothing."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +229,13 @@ class MatrixChange:
             *rows, columns = write.part
             inside, mine = overlap(rows[0], first, len(base)) if rows else (slice(0, 1), slice(0, 1))
             total[inside, columns] += np.abs(np.atleast_2d(write.values)[mine])
+        return total
+
+    def projection_error(self, shape: tuple[int, ...], first: int) -> NDArray[Any]:
+        """Of rows [first, first + n): how far ΔW may be off because Rᵀ W was summed up in float32, in float64."""
+        total: NDArray[Any] = np.zeros(shape)
+        for part in self.parts:
+            part.add_error(total, first)
         return total
 
 

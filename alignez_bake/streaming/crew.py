@@ -6,7 +6,6 @@ can take as long as reading a block.
 
 from __future__ import annotations
 
-from collections import deque
 from functools import partial
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -27,24 +26,22 @@ class _Outcome(NamedTuple, Generic[Tag, Result]):
 
 
 class Crew(Generic[Tag, Result]):
-    """Some threads that share three kinds of work: jobs, taking their results in order, and jobs beside these."""
+    """Some threads that share two kinds of work: jobs, and taking their results in order."""
 
-    def __init__(self, workers: int, *, ahead: int, beside: int = 4) -> None:
+    def __init__(self, workers: int, *, ahead: int) -> None:
         """Start nothing yet.
 
         Args:
             workers: threads.
             ahead: most jobs that have begun and whose results are not taken.
-            beside: most jobs beside these that wait.
         """
-        self._workers, self._ahead, self._most_beside = workers, ahead, beside
+        self._workers, self._ahead = workers, ahead
         self._state = Condition()
         self._jobs: Iterator[tuple[Tag | None, Callable[[], Result]]] = iter(())
         self._take: Callable[[Tag, Result], None] | None = None
         self._outcomes: dict[int, _Outcome[Tag, Result]] = {}
         self._begun = self._taken = 0
-        self._beside: deque[Callable[[], None]] = deque()
-        self._no_more = self._taking = self._at_beside = False
+        self._no_more = self._taking = False
         self._failed: BaseException | None = None
 
     def run(self, jobs: Iterable[tuple[Tag | None, Callable[[], Result]]], take: Callable[[Tag, Result], None]) -> None:
@@ -58,8 +55,7 @@ class Crew(Generic[Tag, Result]):
             take: is given each tag with its result, in order, never two at once, by any thread.
 
         Raises:
-            BaseException: the first error of a job, in its place, or of `jobs`, `take` or a job beside these; nothing
-                begins afterwards.
+            BaseException: the first error of a job, in its place, or of `jobs` or `take`; nothing begins afterwards.
         """
         self._jobs, self._take = iter(jobs), take
         threads = [Thread(target=self._work, name=f"stream_{number}") for number in range(self._workers)]
@@ -75,31 +71,6 @@ class Crew(Generic[Tag, Result]):
                 thread.join()
         if self._failed is not None:
             raise self._failed
-
-    def beside(self, job: Callable[[], None]) -> None:
-        """Let a thread run a job, behind those that were given before; for `take`, or without threads.
-
-        Where too many wait, they are run here.
-        """
-        with self._state:
-            full = len(self._beside) >= self._most_beside
-        if full:
-            self.settle()
-        with self._state:
-            self._beside.append(job)
-            self._state.notify()
-
-    def settle(self) -> None:
-        """Have all jobs that `beside` was given run, here if no thread is at them."""
-        while True:
-            with self._state:
-                self._state.wait_for(lambda: not self._at_beside or self._failed is not None)
-                if self._failed is not None:
-                    raise self._failed
-                if not self._beside:
-                    return
-                self._at_beside = True
-            self._run_beside()
 
     def _work(self) -> None:
         try:
@@ -117,9 +88,6 @@ class Crew(Generic[Tag, Result]):
         """What to do next: first what others wait for."""
         with self._state:
             while self._failed is None:
-                if self._beside and not self._at_beside:
-                    self._at_beside = True
-                    return self._run_beside
                 if self._taken in self._outcomes and not self._taking:
                     self._taking = True
                     return self._take_all
@@ -132,7 +100,7 @@ class Crew(Generic[Tag, Result]):
                         return job
                     self._begun += 1
                     return partial(self._run_job, self._begun - 1, tag, job)
-                if self._no_more and self._begun == self._taken and not (self._beside or self._at_beside):
+                if self._no_more and self._begun == self._taken:
                     break
                 self._state.wait()
             self._state.notify_all()
@@ -161,13 +129,3 @@ class Crew(Generic[Tag, Result]):
             with self._state:
                 self._taken += 1
                 self._state.notify()
-
-    def _run_beside(self) -> None:
-        while True:
-            with self._state:
-                job = self._beside.popleft() if self._beside else None
-                if job is None or self._failed is not None:
-                    self._at_beside = False
-                    self._state.notify_all()
-                    return
-            job()

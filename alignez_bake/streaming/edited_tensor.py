@@ -1,4 +1,4 @@
-"""An edited tensor as a stream: each block of rows read, changed, rounded once and measured."""
+"""An edited tensor, any part of which is made by itself: rows read, changed, rounded once and measured."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.lowering.delivery import delivery_sums
+from alignez_bake.lowering.delivery import DeliverySums, delivery_sums
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.safetensors_io.dtypes import BY_NAME
+from alignez_bake.safetensors_io.dtypes import BY_NAME, numpy_dtype_of
 from alignez_bake.safetensors_io.finite import all_finite
 from alignez_bake.streaming.prepared_matrix import PreparedMatrix
 from alignez_bake.streaming.rounding_choice import AskedRounding, RoundedMatrix
-from alignez_bake.streaming.segments import Block, Stretch
+from alignez_bake.streaming.segments import Made
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
 
     from alignez_bake.lowering.fold import EditedTensors
+    from alignez_bake.lowering.rounding import Rounding
     from alignez_bake.safetensors_io.dtypes import Array
+    from alignez_bake.streaming.segments import Preparation
 
 
 def arithmetic_dtype(stored: str, written: str) -> type[np.floating[Any]]:
@@ -35,6 +37,9 @@ def arithmetic_dtype(stored: str, written: str) -> type[np.floating[Any]]:
 @dataclass(frozen=True)
 class EditedTensor:
     """A tensor that edits change.
+
+    A row whose bytes lie in two parts is computed with both, by itself, so that both get the same values; it is counted
+    in the sums of the part in which it begins.
 
     Attributes:
         edited: all that changes.
@@ -55,27 +60,71 @@ class EditedTensor:
     rounding: AskedRounding = "auto"
     noted: bool = True
 
-    def stretches(self) -> Iterator[Stretch]:
-        """Its matrices: each has a change of its own."""
-        count, rows, columns = self.edited.matrices(self.name)
-        for index in range(count):
-            arithmetic = arithmetic_dtype(self.base_dtype, self.dtype)
-            matrix = RoundedMatrix(PreparedMatrix(self.edited, self.name, index, arithmetic), self.rounding, self.dtype)
-            yield Stretch(self._blocks(matrix, rows, columns), matrix.prepare)
+    def preparations(self, begin: int, end: int) -> range:
+        """One for each of its matrices."""
+        _, rows, columns = self.edited.matrices(self.name)
+        matrix_bytes = rows * self._row_bytes(columns)
+        return range(begin // matrix_bytes, -(-end // matrix_bytes))
 
-    def _blocks(self, matrix: RoundedMatrix, rows: int, columns: int) -> Iterator[Callable[[], Block]]:
-        for first, end in row_blocks(rows, columns):
-            yield lambda first=first, end=end: self._block(matrix, first, end)  # type: ignore[misc]
+    def preparation(self, number: int) -> RoundedMatrix:
+        """The change of one matrix."""
+        arithmetic = arithmetic_dtype(self.base_dtype, self.dtype)
+        return RoundedMatrix(PreparedMatrix(self.edited, self.name, number, arithmetic), self.rounding, self.dtype)
 
-    def _block(self, matrix: RoundedMatrix, first: int, end: int) -> Block:
-        stored, base = matrix.matrix.rows(first, end)
-        delta = matrix.matrix.change.delta(base, first)
-        exact = base + delta
+    def fill(self, begin: int, end: int, out: Array, base: Array | None, prepared: Mapping[int, Preparation]) -> Made:
+        """As `Segment`."""
+        _, rows, columns = self.edited.matrices(self.name)
+        row_bytes, sums = self._row_bytes(columns), DeliverySums()
+        rounding: Rounding = "nearest"
+        for first, last in _runs(begin, end, row_bytes, rows, columns):
+            matrix = prepared[first // rows]
+            assert isinstance(matrix, RoundedMatrix)
+            low, high = first * row_bytes, last * row_bytes
+            stored = None
+            if base is not None and begin <= low and high <= end:
+                stored = base[low - begin : high - begin].view(numpy_dtype_of(self.base_dtype)).reshape(-1, columns)
+            result, found = self._rows(matrix, first % rows, first % rows + last - first, stored)
+            inside, until = max(begin, low), min(end, high)
+            out[inside - begin : until - begin] = result[inside - low : until - low]
+            if begin <= low:
+                sums += found
+                rounding = "carry" if matrix.rounding == "carry" else rounding
+        return Made(sums, rounding)
+
+    def _rows(self, matrix: RoundedMatrix, first: int, end: int, stored: Array | None) -> tuple[Array, DeliverySums]:
+        """Rows of one matrix: their bytes, and how much of the edit these hold."""
+        change = matrix.matrix.change
+        if stored is None:
+            stored, base = matrix.matrix.rows(first, end)
+        else:
+            base = stored.astype(matrix.matrix.arithmetic)
+        delta = change.delta(base, first)
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = base + delta
         result = matrix.rounded(exact, delta)
         if not all_finite(result):
+            matrix.matrix.rows(first, end)  # says so where it is the base that is not finite
             raise overflow(self.name, self.dtype, exact)
-        passed = stored.reshape(-1).view(np.uint8) if self.source is not None else None
-        return Block(passed, result.reshape(-1).view(np.uint8), delivery_sums(base, delta, result), matrix.rounding)
+        return result.reshape(-1).view(np.uint8), delivery_sums(base, delta, result, exact)
+
+    def _row_bytes(self, columns: int) -> int:
+        return columns * (BY_NAME[self.dtype].bits // 8)
+
+
+def _runs(begin: int, end: int, row_bytes: int, rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """The rows that have a byte in [begin, end), in blocks of one matrix each; rows that are cut alone."""
+    first, last = begin // row_bytes, -(-end // row_bytes)
+    row, whole = first, end // row_bytes
+    if begin % row_bytes:
+        yield row, row + 1
+        row += 1
+    while row < whole:
+        stop = min(whole, (row // rows + 1) * rows)
+        for low, high in row_blocks(stop - row, columns):
+            yield row + low, row + high
+        row = stop
+    if row < last:
+        yield row, last
 
 
 def overflow(name: str, dtype: str, exact: Array) -> BadInputError:

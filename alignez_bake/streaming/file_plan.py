@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from alignez_bake.safetensors_io.writer import TensorSlot, aligned, encode_header
 from alignez_bake.streaming.segments import CopiedTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from alignez_bake.safetensors_io.header import Header
     from alignez_bake.streaming.segments import Segment
@@ -35,30 +38,42 @@ class FilePlan:
     @property
     def size(self) -> int:
         """Of the file, in bytes."""
-        return len(self.head) + sum(_slot(segment).nbytes for segment in self.segments)
+        return self.offsets[-1]
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each segment begins in the file, and where the last one ends."""
+        return tuple(accumulate((_slot(segment).nbytes for segment in self.segments), initial=len(self.head)))
 
     def offset(self, segment: int) -> int | None:
         """Where a segment begins in the file, the file's size after the last; None where there is no such segment."""
-        if not 0 <= segment <= len(self.segments):
-            return None
-        return len(self.head) + sum(_slot(before).nbytes for before in self.segments[:segment])
+        return self.offsets[segment] if 0 <= segment <= len(self.segments) else None
+
+    def parts(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+        """What lies in bytes [begin, end) of the file: numbers of segments, each with its bytes [low, high) there."""
+        number = max(0, bisect_right(self.offsets, begin) - 1)
+        while number < len(self.segments) and self.offsets[number] < end:
+            low, high = max(begin, self.offsets[number]), min(end, self.offsets[number + 1])
+            if low < high:
+                yield number, low - self.offsets[number], high - self.offsets[number]
+            number += 1
 
     @property
     def is_the_base(self) -> bool:
         """Whether the file is the base's, byte for byte."""
         return self.head == _head(self.source) and all(isinstance(segment, CopiedTensor) for segment in self.segments)
 
-    @property
-    def passes_base(self) -> bool:
-        """Whether all bytes of the base's data pass through the segments, in their order: then they are hashed so."""
-        end = 0
-        for segment in self.segments:
-            if segment.source is None or segment.source[0] == segment.source[1]:
-                continue
-            if segment.source[0] != end:
-                return False
-            end = segment.source[1]
-        return end == self.source.data_bytes
+    @cached_property
+    def is_in_place(self) -> bool:
+        """Whether all that is made of the base lies where it lies in the base's file, in the same dtype.
+
+        Then each part of the file needs the same part of the base's, and both can be hashed as it is made.
+        """
+        begin = len(self.head)
+        return self.head == self.base_head and all(
+            segment.source == (low - begin, high - begin)
+            for segment, low, high in zip(self.segments, self.offsets, self.offsets[1:], strict=False)
+        )
 
     @property
     def base_head(self) -> bytes:

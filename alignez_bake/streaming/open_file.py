@@ -1,68 +1,46 @@
-"""A weight file while it is written: its bytes, and the hashes of what has passed."""
+"""A weight file while it is written: its bytes on the disk, and what is known of those that were made."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from alignez_bake.file_sharing import cloned, linked
-from alignez_bake.integrity.hashing import Algorithm, Hasher, hash_file, new_hasher
-from alignez_bake.lowering.delivery import DeliverySums
-from alignez_bake.safetensors_io.file_access import BLOCK_BYTES, open_data, read_into
-from alignez_bake.streaming.file_hashes import FileHashes
+from alignez_bake.integrity import leaves
+from alignez_bake.streaming.buffers import ALIGNMENT
 from alignez_bake.streaming.journal import Checkpoint, partial_name
-from alignez_bake.streaming.staging import ALIGNMENT, Staging
+from alignez_bake.streaming.leaf_maker import LeafMaker
+from alignez_bake.streaming.marks import new_marker
+from alignez_bake.streaming.seen import FileTally, SeenLeaf
+from alignez_bake.streaming.segments import read_bytes
+from alignez_bake.streaming.target_file import own_file, pass_by_cache, reserve, write_all
 from alignez_bake.streaming.written import Way, WrittenFile, WrittenTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from alignez_bake.lowering.rounding import Rounding
+    from alignez_bake.safetensors_io.dtypes import Array
     from alignez_bake.streaming.file_plan import FilePlan
     from alignez_bake.streaming.resources import Resources
-    from alignez_bake.streaming.segments import Block, Segment
-    from alignez_bake.streaming.staging import Piece
-
-_OPEN: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-@dataclass
-class _Tensor:
-    """The edited or new tensor that is passing."""
-
-    name: str
-    hash: Hasher
-    base_hash: Hasher
-    has_base: bool = False
-    sums: DeliverySums | None = None
-    rounding: Rounding = "nearest"
 
 
 class OpenFile:
-    """A file that is written from its front to its end, under a name that no loader takes for weights.
+    """A file whose leaves are written as they are made, under a name that no loader takes for weights.
 
     Attributes:
         plan: what it holds.
         path: where it will lie.
         partial: where it lies until it is whole.
-        first: number of the segment to go on with.
         way: how its bytes come to be there.
-        offset: bytes that are there.
+        first: number of the leaf to go on with.
+        maker: makes its leaves.
     """
 
     def __init__(
-        self,
-        plan: FilePlan,
-        folder: Path,
-        algorithm: Algorithm,
-        resources: Resources,
-        *,
-        link: bool,
-        done: Checkpoint | None,
+        self, plan: FilePlan, folder: Path, resources: Resources, *, link: bool, done: Checkpoint | None
     ) -> None:
         """Begin the file, go on with it from `done`, or share the base's blocks on the disk.
 
@@ -72,25 +50,26 @@ class OpenFile:
         """
         self.plan, self.path = plan, folder / plan.name
         self.partial = self.path.with_name(partial_name(plan.name))
-        self._algorithm: Algorithm = algorithm
-        self._resources, self._staging = resources, Staging(resources.buffers, 0, plan.head)
+        self._resources = resources
         self._descriptor: int | None = None
-        self._tensors: list[WrittenTensor] = []
-        self._tensor: _Tensor | None = None
-        self.first, self.offset = 0, 0
-        self._hashes = self._new_hashes()
+        # The next leaf to make, the first tensor that is not whole, bytes that were made, leaves in front of a place.
+        self.first = self._segment = self._made = self._safe = 0
+        self._begin()
         self.way: Way = "written"
         if plan.is_the_base:
             # There are places to go on from in copies alone.
             self.way = self._shared(link=link) if done is None else "copied"
         if self.is_shared:
-            self.offset = len(plan.head)
             return
-        self._descriptor = _own_file(self.partial)
+        self.maker.write = self._write
+        self._descriptor = own_file(self.partial)
         try:
             if done is None or not self._resumed(done):
                 self._begin()
-            _pass_by_cache(self._descriptor)
+                self.maker.write = self._write
+                os.ftruncate(self._descriptor, 0)
+            reserve(self._descriptor, plan.size)
+            pass_by_cache(self._descriptor)
         except BaseException:
             self.close()
             raise
@@ -100,55 +79,43 @@ class OpenFile:
         """Whether its bytes are the base's own, so that nothing is written."""
         return self.way in ("hard-linked", "reflinked")
 
-    def write(self, piece: Piece) -> None:
-        """Write a piece of `take` or `flush` to its place; may run beside the hashing of later ones."""
-        try:
-            if self._descriptor is not None:
-                _write_all(self._descriptor, piece.memory[: piece.size].data, piece.offset)
-        finally:
-            if piece.is_buffer:
-                self._resources.buffers.give_back(piece.memory)
+    @property
+    def leaves(self) -> range:
+        """Numbers of the leaves that are to be made."""
+        return range(self.first, leaves.leaf_count(self.plan.size))
 
-    def take(self, block: Block) -> Iterator[Piece]:
-        """Hash the next bytes; gives the pieces of the file that are to be written by then."""
-        self.offset += len(block.written)
-        self._hashes.take(block.written, block.base, () if self._tensor is None else (self._tensor.base_hash,))
-        if self._tensor is not None:
-            self._tensor.hash.update(block.written.data)
-            self._tensor.has_base |= block.base is not None
-            if block.sums is not None:
-                self._tensor.sums = (self._tensor.sums or DeliverySums()) + block.sums
-                if block.rounding == "carry":
-                    self._tensor.rounding = "carry"
-        if not self.is_shared:
-            yield from self._staging.add(block.written)
+    @property
+    def base_leaves(self) -> range:
+        """Numbers of those of the base's file that are not seen with these."""
+        return range(0 if self.plan.is_in_place else leaves.leaf_count(self.plan.source.file_size))
 
-    def flush(self, *, last: bool = False) -> Iterator[Piece]:
-        """What is to be written so that all bytes that were taken are; `last`: no more come, and all are hashed."""
-        if last:
-            self._resources.base_is_hashed()
-        if not self.is_shared:
-            yield from self._staging.flush(last=last)
+    def take(self, leaf: SeenLeaf) -> None:
+        """Note a leaf; they come in their order, those of the base's file last."""
+        self._tally.add(leaf)
+        self._made += 0 if leaf.mark is None else leaf.size
+        segments, offsets = self.plan.segments, self.plan.offsets
+        while self._segment < len(segments) and offsets[self._segment + 1] <= self._made:
+            if segments[self._segment].noted:
+                tensor = self._tally.tensor(self._segment)
+                self._tensors[self._segment] = tensor.written(segments[self._segment].name)
+            self._segment += 1
 
-    def begin_segment(self, segment: Segment) -> None:
-        """What is taken from now on belongs to a tensor."""
-        if segment.noted:
-            self._tensor = _Tensor(segment.name, new_hasher(self._algorithm), new_hasher(self._algorithm))
+    def checkpoint(self) -> Checkpoint | None:
+        """What was taken, to go on from once all of it is synced; None where there is no new place.
 
-    def end_segment(self) -> None:
-        """The tensor is whole."""
-        if self._tensor is not None:
-            tensor = self._tensor
-            self._resources.base_is_hashed()
-            base_hash = tensor.base_hash.hexdigest() if tensor.has_base else None
-            hashes = tensor.hash.hexdigest(), base_hash
-            self._tensors.append(WrittenTensor(tensor.name, *hashes, tensor.sums, tensor.rounding))
-            self._tensor = None
-
-    def checkpoint(self, segment: int) -> Checkpoint:
-        """The state in front of a segment, to go on from once everything before it is synced."""
-        base_hash = self._hashes.base if self.plan.passes_base else None
-        return Checkpoint(self.plan.name, segment, self.offset, self._hashes.result, base_hash, tuple(self._tensors))
+        A place is in front of a tensor, so that no half-made sum has to be kept. A run that goes on begins with the
+        leaf that the place lies in, and makes anew what of it is in front of the place.
+        """
+        offset = self.plan.offsets[self._segment]
+        whole = offset // leaves.LEAF_BYTES
+        if whole <= self._safe:
+            return None
+        self._safe = whole
+        base_hash = None
+        if self.plan.is_in_place and not self.plan.is_the_base:
+            base_hash = self._tally.base_hash.hexdigest(whole)
+        tensors = tuple(tensor for number, tensor in self._tensors.items() if number < self._segment)
+        return Checkpoint(self.plan.name, self._segment, offset, self._tally.hash.hexdigest(whole), base_hash, tensors)
 
     def sync(self) -> None:
         """All bytes to the disk."""
@@ -162,7 +129,7 @@ class OpenFile:
             OSError: the disk is full, or cannot be written.
         """
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, self.offset)  # the last piece reaches to a boundary
+            os.ftruncate(self._descriptor, self.plan.size)  # what was written last reaches to a boundary
             os.fsync(self._descriptor)
             self.close()
         self.partial.replace(self.path)
@@ -175,17 +142,29 @@ class OpenFile:
 
     def close(self) -> None:
         """Let go of the file, whole or not."""
-        self._staging.close()
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _written(self) -> WrittenFile:
-        base_hash = self._hashes.base if self.plan.passes_base else hash_file(self.plan.source.path, self._algorithm)[1]
-        return WrittenFile(self.plan.name, self.way, self.offset, self._hashes.result, base_hash, tuple(self._tensors))
+    def _write(self, buffer: Array, size: int, offset: int) -> None:
+        """Write a buffer to its place; beside others."""
+        try:
+            padded = -(-size // ALIGNMENT) * ALIGNMENT
+            buffer[size:padded] = 0
+            if self._descriptor is not None:
+                write_all(self._descriptor, buffer[:padded].data, offset)
+        finally:
+            self._resources.buffers.give_back(buffer)
 
-    def _new_hashes(self) -> FileHashes:
-        return FileHashes(self._algorithm, self.plan.head, self.plan.base_head, self._resources)
+    def _written(self) -> WrittenFile:
+        tensors = []
+        for number, tensor in self._tensors.items():
+            seen = self._tally.tensors.get(number)
+            apart = not self.plan.is_in_place and seen is not None and seen.has_base
+            tensors.append(replace(tensor, base_hash=seen.base_hash.hexdigest()) if seen and apart else tensor)
+        found = self._tally.hash.hexdigest()
+        base_hash = found if self.plan.is_the_base else self._tally.base_hash.hexdigest()
+        return WrittenFile(self.plan.name, self.way, self.plan.size, found, base_hash, tuple(tensors))
 
     def _shared(self, *, link: bool) -> Way:
         self.partial.unlink(missing_ok=True)
@@ -198,83 +177,50 @@ class OpenFile:
         return "hard-linked" if link and linked(source, self.partial) else "copied"
 
     def _begin(self) -> None:
-        assert self._descriptor is not None
-        os.ftruncate(self._descriptor, 0)
-        self._hashes, self.offset = self._new_hashes(), len(self.plan.head)
+        """Nothing was made yet."""
+        marker = new_marker(self._resources.algorithm)
+        self._tally = FileTally(marker)
+        self.maker = LeafMaker(self.plan, self._resources, marker, None)
+        self._tensors: dict[int, WrittenTensor] = {}
+        self.first = self._segment = self._made = self._safe = 0
 
     def _resumed(self, done: Checkpoint) -> bool:
         """Whether what lies there is what was noted; if so, it is gone on with."""
         assert self._descriptor is not None
-        if done.offset != self.plan.offset(done.segment) or os.fstat(self._descriptor).st_size < done.offset:
+        whole = done.offset // leaves.LEAF_BYTES
+        size = whole * leaves.LEAF_BYTES
+        if done.offset != self.plan.offset(done.segment) or os.fstat(self._descriptor).st_size < size:
             return False
-        self._hashes.part()
-        at = len(self.plan.head)
-        if os.pread(self._descriptor, at, 0) != self.plan.head:
+        head = self.plan.head[:size]
+        if os.pread(self._descriptor, len(head), 0) != head:
             return False
-        remaining = done.offset - at
-        while remaining:
-            data = os.pread(self._descriptor, min(BLOCK_BYTES, remaining), at)
-            if not data:
+        buffer = np.empty(leaves.LEAF_BYTES, np.uint8)
+        for number in range(whole):
+            if not _read_all(self._descriptor, buffer.data, number * leaves.LEAF_BYTES):
                 return False
-            self._hashes.take_written(data)
-            at, remaining = at + len(data), remaining - len(data)
-        if self.plan.passes_base:
-            self._hash_base(done.segment)
-        if self._hashes.result != done.hash or (self.plan.passes_base and self._hashes.base != done.base_hash):
+            mark, base_mark = self.maker.marker.mark("file", number, buffer), None
+            if self.plan.is_in_place and not self.plan.is_the_base:
+                read_bytes(self.plan.source, number * leaves.LEAF_BYTES - self.plan.source.data_offset, buffer)
+                base_mark = self.maker.marker.mark("base", number, buffer)
+            self._tally.add(SeenLeaf(leaves.LEAF_BYTES, mark, base_mark, ()))
+        noted = [number for number, segment in enumerate(self.plan.segments[: done.segment]) if segment.noted]
+        if [tensor.name for tensor in done.tensors] != [self.plan.segments[number].name for number in noted]:
             return False
-        os.ftruncate(self._descriptor, done.offset)
-        whole = done.offset // ALIGNMENT * ALIGNMENT
-        self._staging = Staging(self._resources.buffers, whole, os.pread(self._descriptor, done.offset - whole, whole))
-        self.first, self.offset, self._tensors = done.segment, done.offset, list(done.tensors)
+        base_hash = self._tally.base_hash.hexdigest() if done.base_hash is not None else None
+        if self._tally.hash.hexdigest() != done.hash or base_hash != done.base_hash:
+            return False
+        os.ftruncate(self._descriptor, size)
+        self._tensors = dict(zip(noted, done.tensors, strict=True))
+        self.first, self._segment, self._made, self._safe = whole, done.segment, size, whole
+        self.maker.first_segment = done.segment
         return True
 
-    def _hash_base(self, segments: int) -> None:
-        """Hash the base's bytes that passed through the first segments."""
-        source = self.plan.source
-        ends = [segment.source[1] for segment in self.plan.segments[:segments] if segment.source is not None]
-        with open_data(source) as file:
-            for begin in range(0, max(ends, default=0), BLOCK_BYTES):
-                buffer = bytearray(min(BLOCK_BYTES, max(ends) - begin))
-                read_into(file, source, begin, memoryview(buffer))
-                self._hashes.take_base(buffer)
 
-
-def _own_file(path: Path) -> int:
-    """A file to write into, open; what lies there is kept, unless it is a file of another name too.
-
-    A killed run with hard links may have left one to the base's file: what is written there is written to the base.
-    """
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_file() or path.stat().st_nlink > 1):
-        path.unlink()
-    return os.open(path, _OPEN, 0o666)
-
-
-def _pass_by_cache(descriptor: int) -> None:
-    """Write without the system's cache, where the file system can."""
-    if not hasattr(os, "O_DIRECT"):  # not on macOS
-        return
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_DIRECT)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-
-
-def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write at a place, whatever the system takes at once."""
-    while data:
-        try:
-            count = os.pwrite(descriptor, data, offset)
-        except OSError as error:
-            # A disk with larger blocks, or a file system that says so only now.
-            if error.errno != errno.EINVAL or not _through_cache(descriptor):
-                raise
-            continue
-        data, offset = data[count:], offset + count
-
-
-def _through_cache(descriptor: int) -> bool:
-    """Write through the system's cache from now on; False: so it was already."""
-    flags, direct = fcntl.fcntl(descriptor, fcntl.F_GETFL), getattr(os, "O_DIRECT", 0)
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~direct)
-    return bool(flags & direct)
+def _read_all(descriptor: int, buffer: memoryview, offset: int) -> bool:
+    """Fill a buffer from a place; False: the file ends before."""
+    while buffer:
+        count = os.preadv(descriptor, [buffer], offset)
+        if not count:
+            return False
+        buffer, offset = buffer[count:], offset + count
+    return True

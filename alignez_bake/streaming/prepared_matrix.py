@@ -23,12 +23,14 @@ class PreparedMatrix:
         name: key of the tensor.
         index: which of its matrices.
         arithmetic: dtype in which its rows are computed.
+        bounded: whether the change says how far one that was made in float32 may be off.
     """
 
     edited: EditedTensors
     name: str
     index: int
     arithmetic: type[np.floating[Any]]
+    bounded: bool = False
     _change: Future[MatrixChange] = field(default_factory=Future)
 
     @property
@@ -39,7 +41,8 @@ class PreparedMatrix:
     def prepare(self) -> None:
         """Make (B, A); an error is raised where the rows wait for it."""
         try:
-            self._change.set_result(self.edited.matrix_change(self.name, self.index, self.arithmetic))
+            change = self.edited.matrix_change(self.name, self.index, self.arithmetic, bounded=self.bounded)
+            self._change.set_result(change)
         except BaseException as error:  # noqa: BLE001  # raised by `change`
             self._change.set_exception(error)
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 AskedRounding = Literal["auto", "nearest", "carry"]
 ROUNDINGS: Final[tuple[AskedRounding, ...]] = get_args(AskedRounding)
-_ROWS_LOOKED_AT: Final = 64
+# So many rows, next to each other, at so many places.
+_ROWS_LOOKED_AT: Final = 8
+_PLACES_LOOKED_AT: Final = 8
 # Where carrying adds more noise than the edit is large, in norm, the edit is better not stored like this.
 _MOST_RESIDUAL: Final = 1.0
 
@@ -85,8 +87,8 @@ class RoundedMatrix:
     def _looked_at(self, rounding: Rounding) -> DeliverySums:
         """What a rule would keep in a few rows."""
         sums, rows = DeliverySums(), self.matrix.change.rows
-        for row in range(0, rows, max(1, -(-rows // _ROWS_LOOKED_AT))):
-            _, base = self.matrix.rows(row, row + 1)
+        for row in range(0, rows, max(_ROWS_LOOKED_AT, -(-rows // _PLACES_LOOKED_AT))):
+            _, base = self.matrix.rows(row, min(row + _ROWS_LOOKED_AT, rows))
             delta = self.matrix.change.delta(base, row)
             exact, change = base + delta, delta if rounding == "carry" else None
             sums += delivery_sums(base, delta, round_rows(exact, numpy_dtype_of(self.dtype), change=change))

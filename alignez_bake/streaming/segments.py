@@ -1,13 +1,12 @@
-"""What a weight file is made of: one segment a tensor, each a row of jobs that give its bytes block by block.
+"""What a weight file is made of: one segment a tensor, any part of which can be made by itself.
 
-A job reads what it needs of the base for itself, so any number of them may run side by side.
+Whoever makes a part reads what it needs of the base for itself, so any number of them may be made side by side.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,44 +16,33 @@ from alignez_bake.safetensors_io.dtypes import BY_NAME, Array, cast_once, numpy_
 from alignez_bake.safetensors_io.file_access import open_data, read_into
 from alignez_bake.safetensors_io.finite import all_finite, not_finite
 from alignez_bake.safetensors_io.strict_json import shown
-from alignez_bake.streaming.staging import empty_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
     from alignez_bake.lowering.delivery import DeliverySums
     from alignez_bake.lowering.rounding import Rounding
     from alignez_bake.safetensors_io.header import Header, TensorEntry
 
-_COPY_BYTES = 4 * 1024 * 1024
 
-
-class Block(NamedTuple):
-    """A part of a file that is ready.
+class Made(NamedTuple):
+    """What is known of a part of a tensor that was made.
 
     Attributes:
-        base: the bytes of the base's file that passed, in its order; None where none did, or not in order.
-        written: the bytes of the result.
-        sums: how much of the edit they hold; None where there is no edit.
+        sums: how much of the edit it holds, of the rows that begin in it; None where there is no edit.
         rounding: of an edit.
     """
 
-    base: Array | None
-    written: Array
     sums: DeliverySums | None = None
     rounding: Rounding = "nearest"
 
 
-class Stretch(NamedTuple):
-    """A part of a tensor whose blocks need the same preparation.
+class Preparation(Protocol):
+    """What parts of a tensor wait for."""
 
-    Attributes:
-        blocks: jobs that give its bytes, in order.
-        prepare: what the blocks wait for, and what may run while an earlier stretch is written; None: nothing.
-    """
-
-    blocks: Iterator[Callable[[], Block]]
-    prepare: Callable[[], None] | None = None
+    def prepare(self) -> None:
+        """Make it, once; an error is raised where it is waited for."""
+        ...
 
 
 class Segment(Protocol):
@@ -77,7 +65,7 @@ class Segment(Protocol):
 
     @property
     def source(self) -> tuple[int, int] | None:
-        """The bytes [begin, end) of the base's data that pass through it, in order; None: none do."""
+        """The bytes [begin, end) of the base's data that it is made of; None: there are none."""
         ...
 
     @property
@@ -85,13 +73,33 @@ class Segment(Protocol):
         """Whether it is edited or new, so that it has a hash of its own."""
         ...
 
-    def stretches(self) -> Iterator[Stretch]:
-        """All of it, in order."""
+    def preparations(self, begin: int, end: int) -> range:
+        """Numbers of the preparations that its bytes [begin, end) need."""
+        ...
+
+    def preparation(self, number: int) -> Preparation:
+        """A new one, for `fill`."""
+        ...
+
+    def fill(self, begin: int, end: int, out: Array, base: Array | None, prepared: Mapping[int, Preparation]) -> Made:
+        """Make its bytes [begin, end).
+
+        Args:
+            begin: first byte of the tensor; any, also within a value.
+            end: behind the last one.
+            out: where they go [end - begin], bytes.
+            base: the same bytes of the base's file, which may be `out` itself; only where it has this tensor at the
+                same place in the same dtype. None: what is needed is read.
+            prepared: what the bytes need; it may still be in the making.
+
+        Raises:
+            BadInputError: values that are not finite, an overflow, or a base that changed.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class _BaseTensor(ABC):
+class _BaseTensor:
     """A tensor of the base without an edit; its values are looked at as they pass.
 
     Attributes:
@@ -118,27 +126,14 @@ class _BaseTensor(ABC):
         """All of it."""
         return self.entry.begin, self.entry.end
 
-    def stretches(self) -> Iterator[Stretch]:
-        """As `Segment`."""
-        yield Stretch(self._blocks())
+    def preparations(self, begin: int, end: int) -> range:
+        """None."""
+        del begin, end
+        return range(0)
 
-    def _blocks(self) -> Iterator[Callable[[], Block]]:
-        width, begin = max(1, BY_NAME[self.entry.dtype].bits // 8), self.entry.begin
-        while begin < self.entry.end:
-            # Whole values, up to a boundary of the file, so that blocks can be written as they are.
-            behind = (self.header.data_offset + begin) % _COPY_BYTES
-            end = min(begin + _COPY_BYTES - behind // width * width, self.entry.end)
-            yield partial(self._block, begin, end)
-            begin = end
-
-    def _block(self, begin: int, end: int) -> Block:
-        data = read_range(self.header, begin, end)
-        check_finite(self.header, self.entry, data)
-        return Block(data, self._written(data))
-
-    @abstractmethod
-    def _written(self, data: Array) -> Array:
-        """The bytes of the result for whole values of the base, as bytes."""
+    def preparation(self, number: int) -> Preparation:
+        """There is none."""
+        raise IndexError(number)
 
 
 @dataclass(frozen=True)
@@ -150,8 +145,26 @@ class CopiedTensor(_BaseTensor):
         """The stored dtype."""
         return self.entry.dtype
 
-    def _written(self, data: Array) -> Array:
-        return data
+    def fill(self, begin: int, end: int, out: Array, base: Array | None, prepared: Mapping[int, Preparation]) -> Made:
+        """As `Segment`."""
+        del prepared
+        if base is None:
+            read_bytes(self.header, self.entry.begin + begin, out)
+        elif base is not out:
+            out[:] = base
+        self._check(begin, end, out)
+        return Made()
+
+    def _check(self, begin: int, end: int, data: Array) -> None:
+        """Look at all values that have a byte here."""
+        if not BY_NAME[self.entry.dtype].is_plain_float:
+            return
+        width = BY_NAME[self.entry.dtype].bits // 8
+        first, last = begin // width * width, -(-end // width) * width
+        if (first, last) != (begin, end):
+            data = np.empty(last - first, np.uint8)
+            read_bytes(self.header, self.entry.begin + first, data)
+        check_finite(self.header, self.entry, data)
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,18 @@ class CastTensor(_BaseTensor):
 
     dtype: str
 
-    def _written(self, data: Array) -> Array:
+    def fill(self, begin: int, end: int, out: Array, base: Array | None, prepared: Mapping[int, Preparation]) -> Made:
+        """As `Segment`."""
+        del base, prepared
+        old, new = BY_NAME[self.entry.dtype].bits // 8, BY_NAME[self.dtype].bits // 8
+        first, last = begin // new, -(-end // new)
+        data = np.empty((last - first) * old, np.uint8)
+        read_bytes(self.header, self.entry.begin + first * old, data)
+        check_finite(self.header, self.entry, data)
+        out[:] = self._cast(data)[begin - first * new : end - first * new]
+        return Made()
+
+    def _cast(self, data: Array) -> Array:
         values = data.view(numpy_dtype_of(self.entry.dtype))
         result = cast_once(values, numpy_dtype_of(self.dtype))
         if not all_finite(result) and not _is_mask(self.entry, data):
@@ -194,28 +218,54 @@ class NewTensor:
     noted: bool = True
     source: None = None
 
-    def stretches(self) -> Iterator[Stretch]:
-        """As `Segment`: all of it at once."""
-        yield Stretch(iter([self._block]))
+    def preparations(self, begin: int, end: int) -> range:
+        """One: all its values."""
+        del begin, end
+        return range(1)
 
-    def _block(self) -> Block:
-        values = np.ascontiguousarray(self.values())
-        if values.shape != self.shape:
-            raise ValueError(f"values of {shown(self.name)} have shape {values.shape}, not {self.shape}")
-        result = cast_once(values, numpy_dtype_of(self.dtype))
-        return Block(None, result.reshape(-1).view(np.uint8))
+    def preparation(self, number: int) -> Preparation:
+        """All its values."""
+        del number
+        return _Values(self)
+
+    def fill(self, begin: int, end: int, out: Array, base: Array | None, prepared: Mapping[int, Preparation]) -> Made:
+        """As `Segment`."""
+        del base
+        values = prepared[0]
+        assert isinstance(values, _Values)
+        out[:] = values.made.result()[begin:end]
+        return Made()
 
 
-def read_range(header: Header, begin: int, end: int) -> Array:
-    """Bytes [begin, end) of a file's data, in memory that lies as they do in the file.
+@dataclass(frozen=True)
+class _Values:
+    """The bytes of a new tensor."""
+
+    tensor: NewTensor
+    made: Future[Array] = field(default_factory=Future)
+
+    def prepare(self) -> None:
+        """As `Preparation`."""
+        try:
+            self.made.set_result(self._bytes())
+        except BaseException as error:  # noqa: BLE001  # raised where it is waited for
+            self.made.set_exception(error)
+
+    def _bytes(self) -> Array:
+        values = np.ascontiguousarray(self.tensor.values())
+        if values.shape != self.tensor.shape:
+            raise ValueError(f"values of {shown(self.tensor.name)} have shape {values.shape}, not {self.tensor.shape}")
+        return cast_once(values, numpy_dtype_of(self.tensor.dtype)).reshape(-1).view(np.uint8)
+
+
+def read_bytes(header: Header, begin: int, out: Array) -> None:
+    """Fill an array of bytes from byte `begin` of a file's data; the header lies at negative places.
 
     Raises:
         BadInputError: the file changed after its header was read.
     """
-    data = empty_at(end - begin, header.data_offset + begin)
     with open_data(header) as file:
-        read_into(file, header, begin, data.data)
-    return data
+        read_into(file, header, begin, out.data)
 
 
 def check_finite(header: Header, entry: TensorEntry, data: Array) -> None:

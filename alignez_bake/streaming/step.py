@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from alignez_bake.streaming.open_file import OpenFile
 
-What = Literal["begin", "block", "end", "file"]
+What = Literal["leaf", "end"]
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,9 @@ class Step:
     """What a job is for.
 
     Attributes:
-        what: `begin` and `end` of a segment; a `block`; the end of a `file`.
+        what: a `leaf` of a file or of its base's; or the `end` of both.
         file: that it belongs to.
-        segment: number of the segment.
     """
 
     what: What
     file: OpenFile
-    segment: int

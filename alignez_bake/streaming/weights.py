@@ -1,8 +1,8 @@
-"""The weight files of a result: written as a stream, from blocks that are read and computed side by side.
+"""The weight files of a result: written as a stream of leaves, each of which is made by itself.
 
-Memory does not grow with the model: what is held are a few blocks a thread, and (B, A) of two or three matrices.
+Memory does not grow with the model: what is held are a few leaves a thread, and (B, A) of two or three matrices.
 
-Threads: workers read, compute and hash, one writes and one syncs behind it, so that the disk is busy from early on.
+Threads: workers read, compute and hash, three write and one syncs behind them, so that the disk is busy from early on.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 
 from alignez_bake.integrity.hashing import hash_file
 from alignez_bake.streaming.background import Background
+from alignez_bake.streaming.crew import Crew
 from alignez_bake.streaming.open_file import OpenFile
 from alignez_bake.streaming.resources import Resources
-from alignez_bake.streaming.step import Step, What
+from alignez_bake.streaming.step import Step
 from alignez_bake.thread_limits import one_blas_thread, worker_count
 
 if TYPE_CHECKING:
@@ -27,11 +28,13 @@ if TYPE_CHECKING:
     from alignez_bake.progress import Progress
     from alignez_bake.streaming.file_plan import FilePlan
     from alignez_bake.streaming.journal import Journal
-    from alignez_bake.streaming.segments import Block, Stretch
+    from alignez_bake.streaming.seen import SeenLeaf
     from alignez_bake.streaming.written import WrittenFile
 
 _MEGABYTE: Final = 1_000_000
 _FREED_BYTES: Final = 31 * 1024 * 1024
+_AHEAD: Final = 4
+"""Leaves for each worker that may be made before an earlier one: what is kept of them is small."""
 
 
 def write_weights(
@@ -60,7 +63,7 @@ def write_weights(
         BadInputError: a base that changed or is damaged, edits that do not fit, an overflow.
         OSError: the disk is full, or cannot be written.
     """
-    resources = Resources(worker_count())
+    workers = worker_count()
     _keep_freed_memory()
     _check_finished(journal, folder, algorithm)
     total = sum(plan.size for plan in plans)
@@ -70,34 +73,32 @@ def write_weights(
         Background(journal) as background,
         progress.task("writing weights, MB", -(-total // _MEGABYTE)) as advance,
     ):
+        resources = Resources(algorithm, background, workers)
 
         def files() -> Iterator[OpenFile]:
             for plan in plans:
                 if plan.name not in journal.done:
-                    done = journal.checkpoints.get(plan.name)
-                    file = OpenFile(plan, folder, algorithm, resources, link=link, done=done)
+                    file = OpenFile(plan, folder, resources, link=link, done=journal.checkpoints.get(plan.name))
                     opened.callback(file.close)
                     yield file
 
         counted = sum(journal.done[plan.name].size for plan in plans if plan.name in journal.done)
         advance(counted // _MEGABYTE)
 
-        def take(step: Step, block: Block | None) -> None:
+        def take(step: Step, leaf: SeenLeaf | None) -> None:
             nonlocal counted
-            file = step.file
-            if step.what == "begin":
-                file.begin_segment(file.plan.segments[step.segment])
-            elif block is not None:
-                background.write(file, block)
-                before, counted = counted, counted + len(block.written)
-                advance(counted // _MEGABYTE - before // _MEGABYTE)
-            elif step.what == "end":
-                file.end_segment()
-                background.safe_place(file, step.segment + 1)
-            elif step.what == "file":
-                background.finish(file)
+            if leaf is None:
+                background.finish(step.file)
+                return
+            step.file.take(leaf)
+            if leaf.mark is None:
+                return
+            background.taken(step.file, leaf.write, leaf.size)
+            background.safe_place(step.file)
+            before, counted = counted, counted + leaf.size
+            advance(counted // _MEGABYTE - before // _MEGABYTE)
 
-        resources.crew.run(_steps(files()), take)
+        Crew[Step, "SeenLeaf | None"](workers, ahead=_AHEAD * workers).run(_steps(files()), take)
     return tuple(journal.done[plan.name] for plan in plans)
 
 
@@ -119,35 +120,20 @@ def _keep_freed_memory() -> None:
     np.empty(_FREED_BYTES, np.uint8)
 
 
-def _steps(files: Iterator[OpenFile]) -> Iterator[tuple[Step | None, Callable[[], Block | None]]]:
-    """All jobs, those that prepare a stretch, without a step, before the blocks of the one in front of it."""
-    held: list[tuple[OpenFile, int, Stretch | None]] = []
+def _steps(files: Iterator[OpenFile]) -> Iterator[tuple[Step | None, Callable[[], SeenLeaf | None]]]:
+    """All jobs, those that prepare something, without a step, before the leaves in front of the one that needs it."""
+    held: list[tuple[Step, Callable[[], SeenLeaf | None]]] = []
     for file in files:
-        for number in range(file.first, len(file.plan.segments)):
-            held.append((file, number, None))
-            for stretch in file.plan.segments[number].stretches():
-                if stretch.prepare is not None:
-                    yield None, stretch.prepare
-                    yield from _blocks(held)
-                    held = []
-                held.append((file, number, stretch))
-        held.append((file, len(file.plan.segments), None))
-    yield from _blocks(held)
-
-
-def _blocks(
-    held: list[tuple[OpenFile, int, Stretch | None]],
-) -> Iterator[tuple[Step, Callable[[], Block | None]]]:
-    """The blocks of stretches; the end of a segment or file stands before the begin of the next."""
-    for file, number, stretch in held:
-        if stretch is not None:
-            for job in stretch.blocks:
-                yield Step("block", file, number), job
-            continue
-        if number > file.first:
-            yield Step("end", file, number - 1), _nothing
-        what: What = "begin" if number < len(file.plan.segments) else "file"
-        yield Step(what, file, number), _nothing
+        for number in file.leaves:
+            preparations, make = file.maker.job(number)
+            if preparations:
+                yield from ((None, prepare) for prepare in preparations)
+                yield from held
+                held = []
+            held.append((Step("leaf", file), make))
+        held.extend((Step("leaf", file), file.maker.base_job(number)) for number in file.base_leaves)
+        held.append((Step("end", file), _nothing))
+    yield from held
 
 
 def _nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,8 +11,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from blake3 import blake3
 
 from alignez_bake.commands.bake import bake
+from alignez_bake.commands.restore import restore
 from alignez_bake.commands.verify import verify
 from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.integrity.folder_files import MANIFEST_FILE, files_in
@@ -51,7 +54,7 @@ def edited(folder: Path) -> list[str]:
 def test_a_checkpoints_manifest_says_what_lies_there(made):
     base, out = made / "base", made / "out"
     manifest = read_manifest(out)
-    assert manifest.algorithm == "blake3"
+    assert manifest.algorithm == "blake3-leaves"
     assert sorted(manifest.files) == files_in(out)
     for name, entry in manifest.files.items():
         assert (entry.size, entry.hash) == hash_file(out / name), name
@@ -74,13 +77,20 @@ def test_the_same_bake_gives_the_same_manifest(made, tmp_path):
     assert (tmp_path / "out" / MANIFEST_FILE).read_bytes() == (made / "out" / MANIFEST_FILE).read_bytes()
 
 
-def test_sha256_on_request(made, tmp_path):
-    result = bake(made / "base", plan_for(made / "base"), tmp_path / "out", hash_algorithm="sha256")
+OTHERS = {"sha256": lambda data: hashlib.sha256(data).hexdigest(), "blake3": lambda data: blake3(data).hexdigest()}
+
+
+@pytest.mark.parametrize("algorithm", OTHERS)
+def test_other_tools_hashes_on_request(algorithm, made, tmp_path):
+    """`blake3` is also what earlier versions wrote: their results are verified and restored as before."""
+    result = bake(made / "base", plan_for(made / "base"), tmp_path / "out", hash_algorithm=algorithm)
     manifest = read_manifest(result.path)
-    assert manifest.algorithm == "sha256"
+    assert manifest.algorithm == algorithm
     for name, entry in manifest.files.items():
-        assert entry.hash == hash_file(result.path / name, "sha256")[1]
+        assert entry.hash == OTHERS[algorithm]((result.path / name).read_bytes())
     assert verify(result.path, made / "base", level="tensors").verdict == "passed"
+    restore(result.path, made / "base")
+    assert {path.name for path in result.path.iterdir()} == {path.name for path in (made / "base").iterdir()}
 
 
 def test_a_result_that_failed_has_one_too(made, tmp_path):

@@ -23,15 +23,16 @@ import rich.progress  # noqa: F401
 # What a bake imports as it goes, so that the children need not.
 from alignez_bake.cli.main import build_app
 from alignez_bake.cli.shell import run
+from alignez_bake.integrity import leaves
 from alignez_bake.lowering import matrix_change
-from alignez_bake.streaming import background, resources, segments
+from alignez_bake.streaming import background
 from alignez_bake.streaming.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Small enough that a tiny model has many blocks, syncs and places to go on from.
-BLOCK_BYTES, BLOCK_VALUES, BUFFER_BYTES, SYNC_BYTES, CHECKPOINT_BYTES = 1024, 256, 4096, 4096, 8192
+# Small enough that a tiny model has many leaves, syncs and places to go on from.
+LEAF_BYTES, BLOCK_VALUES, SYNC_BYTES, CHECKPOINT_BYTES = 4096, 256, 4096, 8192
 CHANGES = ("pwrite", "fsync", "fdatasync", "replace", "rename", "link", "unlink", "rmdir", "mkdir", "ftruncate")
 
 
@@ -129,7 +130,7 @@ class Child:
                 with Path(os.devnull).open("w") as nothing, report.with_suffix(".err").open("w") as errors:
                     sys.stdout, sys.stderr = nothing, errors
                     background._SYNC_BYTES, background._CHECKPOINT_BYTES = SYNC_BYTES, CHECKPOINT_BYTES
-                    segments._COPY_BYTES, resources._BUFFER_BYTES = BLOCK_BYTES, BUFFER_BYTES
+                    leaves.LEAF_BYTES = LEAF_BYTES
                     matrix_change.row_blocks.__defaults__ = (BLOCK_VALUES,)
                     changes = Changes(kill_at, torn=torn)
                     status = run(build_app(), command)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from alignez_bake.edit_file import write_edits
+from alignez_bake.integrity import leaves
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.streaming import background, resources, segments
+from alignez_bake.streaming import background
 from tests.baking import plan_for
 from tests.tiny_models import save_tiny
 
@@ -28,12 +29,12 @@ SCRIPT = """
 import os, signal, sys
 from alignez_bake.cli.main import build_app
 from alignez_bake.cli.shell import run
+from alignez_bake.integrity import leaves
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.streaming import background, resources, segments
+from alignez_bake.streaming import background
 from alignez_bake.streaming.journal import Journal
 
-background._SYNC_BYTES, background._CHECKPOINT_BYTES, segments._COPY_BYTES = 4096, 8192, 1024
-resources._BUFFER_BYTES = 4096
+background._SYNC_BYTES, background._CHECKPOINT_BYTES, leaves.LEAF_BYTES = 4096, 8192, 4096
 row_blocks.__defaults__ = (256,)
 CHANGED
 sys.exit(run(build_app(), sys.argv[1:]))
@@ -73,12 +74,11 @@ def edits_of_first_layer(base: Path, path: Path) -> Path:
 
 
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors span many blocks."""
-    monkeypatch.setattr(segments, "_COPY_BYTES", 1024)
+    """Files have many leaves, and tensors many blocks."""
+    monkeypatch.setattr(leaves, "LEAF_BYTES", 4096)
     monkeypatch.setattr(row_blocks, "__defaults__", (256,))
     monkeypatch.setattr(background, "_SYNC_BYTES", 4096)
     monkeypatch.setattr(background, "_CHECKPOINT_BYTES", 8192)
-    monkeypatch.setattr(resources, "_BUFFER_BYTES", 4096)
 
 
 def begun(changed: str, *arguments: object) -> subprocess.Popen[str]:

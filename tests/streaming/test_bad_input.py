@@ -105,6 +105,8 @@ def test_weights_that_are_not_finite(tensor, at, value, place, refused, monkeypa
     replace_in_file(place.base / file, lambda name, _: values if name == tensor else None)
     refused(place, *place.bake("--allow-other-base"), says=f"tensor '{tensor}' in {place.base / file} holds NaN")
     refused(place, *place.bake("--allow-other-base", "--dtype", "float32"), says=f"tensor '{tensor}'")
+    # Where hashes are made in order, others wait for the leaf that fails.
+    refused(place, *place.bake("--allow-other-base", "--hash", "sha256"), says=f"tensor '{tensor}'")
 
 
 # The edit file -----------------------------------------------------------------------------------------------------

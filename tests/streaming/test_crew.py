@@ -92,7 +92,7 @@ def test_an_error_comes_in_its_place_and_what_has_not_begun_never_runs():
     assert len(ran) <= 10
 
 
-@pytest.mark.parametrize("where", ["source", "take", "beside", "beside, waited for"])
+@pytest.mark.parametrize("where", ["source", "take"])
 def test_an_error_elsewhere_ends_it(where):
     crew = Crew(2, ahead=4)
 
@@ -102,17 +102,9 @@ def test_an_error_elsewhere_ends_it(where):
                 raise OSError("no more")
             yield number, lambda: 0
 
-    def fails():
-        raise OSError("no more")
-
     def take(tag, result):
         if tag == 3 and where == "take":
-            fails()
-        if tag == 3 and where.startswith("beside"):
-            crew.beside(fails)
-            if where == "beside, waited for":
-                crew.settle()
-                pytest.fail("went on")
+            raise OSError("no more")
 
     with pytest.raises(OSError, match="no more"):
         crew.run(jobs(), take)
@@ -147,33 +139,3 @@ def test_a_job_without_a_tag_holds_up_nothing_that_does_not_wait_for_it():
     jobs = [(None, prepare), *((number, lambda number=number: number) for number in range(3)), ("last", made.result)]
     Crew(2, ahead=3).run(jobs, take)
     assert taken == [(0, 0), (1, 1), (2, 2), ("last", "made")]
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("most", [1, 4])
-def test_jobs_beside_run_in_order_and_can_be_waited_for(workers, most):
-    crew, ran, running = Crew(workers, ahead=4, beside=most), [], threading.Lock()
-
-    def job(number, part):
-        assert running.acquire(blocking=False)
-        time.sleep(0.0003 * (part % 3))
-        ran.append((number, part))
-        running.release()
-
-    def take(number, result):
-        for part in range(7):
-            crew.beside(lambda part=part: job(number, part))
-        if number % 2:
-            crew.settle()
-            assert len(ran) == 7 * (number + 1)
-
-    crew.run([(number, lambda: None) for number in range(10)], take)
-    assert ran == [(number, part) for number in range(10) for part in range(7)]
-
-
-def test_jobs_beside_without_threads_run_when_they_are_waited_for():
-    crew, ran = Crew(1, ahead=1, beside=2), []
-    for number in range(5):
-        crew.beside(lambda number=number: ran.append(number))
-    crew.settle()
-    assert ran == [0, 1, 2, 3, 4]

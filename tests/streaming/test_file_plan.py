@@ -44,7 +44,7 @@ def parsed(head):
 def test_all_copies_are_the_base(header):
     plan = plan_file("model.safetensors", header, copies(header))
     assert plan.is_the_base
-    assert plan.passes_base
+    assert plan.is_in_place
     assert plan.size == header.file_size
     assert plan.head == plan.base_head == header.path.read_bytes()[: len(plan.head)]
 
@@ -92,24 +92,38 @@ def test_what_a_narrower_tensor_would_push_off_its_place_is_sorted(tmp_path):
     first, second = header.entries.values()
     plan = plan_file("m.safetensors", header, [CastTensor(header, first, "F16"), CopiedTensor(header, second)])
     assert [segment.dtype for segment in plan.segments] == ["F32", "F16"]
-    assert not plan.passes_base  # the base's bytes come in another order
+    assert not plan.is_in_place
 
 
-def test_base_bytes_that_do_not_pass_are_noticed(header):
+def test_what_does_not_lie_where_it_lay_is_noticed(header):
     segments = copies(header)
-    assert not plan_file("model.safetensors", header, segments[:-1]).passes_base
+    assert not plan_file("model.safetensors", header, segments[:-1]).is_in_place
     swapped = [segments[1], segments[0], *segments[2:]]
-    assert not plan_file("model.safetensors", header, swapped).passes_base
-    cast = CastTensor(header, header.entries["wide"], "F32")
-    others = [segment for segment in segments if segment.name != "wide"]
-    assert plan_file("model.safetensors", header, [cast, *others]).passes_base
+    assert not plan_file("model.safetensors", header, swapped).is_in_place
+    cast = CastTensor(header, header.entries["a"], "BF16")  # as wide as it was
+    others = [segment for segment in segments if segment.name != "a"]
+    assert not plan_file("model.safetensors", header, [*others[:2], cast, *others[2:]]).is_in_place
+    made = NewTensor("a", "F16", (5,), lambda: np.zeros(5))  # of nothing of the base
+    assert not plan_file("model.safetensors", header, [*others[:2], made, *others[2:]]).is_in_place
+
+
+@pytest.mark.parametrize("step", [1, 7, 64, 10_000])
+def test_parts_are_all_of_it_in_order(step, header):
+    segments = [*copies(header), new("none", (0, 3)), new("more", (2,), "F16")]
+    plan = plan_file("model.safetensors", header, segments)
+    found = [part for begin in range(0, plan.size, step) for part in plan.parts(begin, min(begin + step, plan.size))]
+    for number, (low, high) in enumerate(zip(plan.offsets, plan.offsets[1:], strict=False)):
+        pieces = [(begin, end) for segment, begin, end in found if segment == number]
+        assert [begin for begin, _ in pieces] == [0, *(end for _, end in pieces)][: len(pieces)]
+        assert sum(end - begin for begin, end in pieces) == high - low
+    assert [segment for segment, *_ in found] == sorted(segment for segment, *_ in found)
 
 
 def test_a_tensor_without_bytes_has_no_place_in_the_order(tmp_path):
     write_tensors(tmp_path / "m.safetensors", {"a": np.zeros((0, 4), np.float32), "b": np.zeros(3, np.float32)})
     header = read_header(tmp_path / "m.safetensors")
     plan = plan_file("m.safetensors", header, copies(header))
-    assert plan.passes_base
+    assert plan.is_in_place
     assert plan.is_the_base
 
 

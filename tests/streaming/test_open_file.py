@@ -9,23 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from blake3 import blake3
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.integrity import leaves
+from alignez_bake.integrity.hashing import hash_file, hash_tensor
 from alignez_bake.safetensors_io.header import read_header
 from alignez_bake.safetensors_io.writer import write_tensors
 from alignez_bake.streaming import open_file as module
-from alignez_bake.streaming import resources as resources_module
+from alignez_bake.streaming.background import Background
+from alignez_bake.streaming.buffers import ALIGNMENT
 from alignez_bake.streaming.file_plan import plan_file
+from alignez_bake.streaming.journal import Journal
 from alignez_bake.streaming.open_file import OpenFile
 from alignez_bake.streaming.resources import Resources
 from alignez_bake.streaming.segments import CopiedTensor, NewTensor
-from alignez_bake.streaming.staging import ALIGNMENT
+from alignez_bake.streaming.written import WrittenTensor
 
 RNG = np.random.default_rng(3)
 VALUES = {name: RNG.normal(size=(40, 55)).astype(np.float32) for name in "abcd"}
 ADDED = RNG.normal(size=(71, 33)).astype(np.float32)
 NAME = "model.safetensors"
+OTHER = WrittenTensor("a", "0" * 64, None, None)
 SHARED: list[Resources] = []
 
 
@@ -68,45 +72,45 @@ def copies(source):
 
 
 @pytest.fixture(autouse=True)
-def resources(monkeypatch):
-    """Buffers so small that most tensors take several."""
-    monkeypatch.setattr(resources_module, "_BUFFER_BYTES", ALIGNMENT)
-    monkeypatch.setattr(sys.modules[__name__], "SHARED", [Resources(2)])
+def _small_leaves(monkeypatch):
+    """Of one boundary each, so that tensors span several."""
+    monkeypatch.setattr(leaves, "LEAF_BYTES", ALIGNMENT)
+    with Background(Journal(None)) as background:
+        monkeypatch.setattr(sys.modules[__name__], "SHARED", [Resources("blake3-leaves", background, 1)])
+        yield
 
 
 def opened(plan, out, done=None, link=False):
-    return OpenFile(plan, out, "blake3", SHARED[0], link=link, done=done)
+    return OpenFile(plan, out, SHARED[0], link=link, done=done)
 
 
 def passed(file, until=None):
-    """The file after its segments up to one passed."""
-    for segment in file.plan.segments[file.first : until]:
-        file.begin_segment(segment)
-        for stretch in segment.stretches():
-            for job in stretch.blocks:
-                written(file, file.take(job()))
-        file.end_segment()
-    written(file, file.flush(last=until is None))
+    """The file after its leaves up to one were made and written."""
+    for number in file.leaves[:until]:
+        preparations, make = file.maker.job(number)
+        for prepare in preparations:
+            prepare()
+        taken(file, make())
+    if until is None:
+        for number in file.base_leaves:
+            taken(file, file.maker.base_job(number)())
     return file
 
 
-def written(file, pieces):
-    for piece in pieces:
-        file.write(piece)
+def taken(file, leaf):
+    file.take(leaf)
+    if leaf.write is not None:
+        leaf.write.result()
 
 
-def cut(plan, out, segment):
-    """What a kill leaves: a place, and beyond it bytes that are not synced."""
-    file = passed(opened(plan, out), segment)
-    place = file.checkpoint(segment)
-    passed(opened_again(file, segment), segment + 1)
+def cut(plan, out, leaf):
+    """What a kill leaves: the place after some leaves, and beyond it bytes that are not synced."""
+    file = passed(opened(plan, out), leaf)
+    place = file.checkpoint()
+    file.first = leaf
+    passed(file, 1)
     file.close()
     return place
-
-
-def opened_again(file, segment):
-    file.first = segment
-    return file
 
 
 def undisturbed(plan, tmp_path):
@@ -117,86 +121,100 @@ def undisturbed(plan, tmp_path):
 
 def test_hashes_are_those_of_the_bytes(plan, source, out, tmp_path):
     written, data = undisturbed(plan, tmp_path)
-    assert written.hash == blake3(data).hexdigest()
-    assert written.base_hash == blake3(source.path.read_bytes()).hexdigest()
+    assert (written.size, written.hash) == hash_file(tmp_path / "whole" / NAME)
+    assert written.base_hash == hash_file(source.path)[1]
     assert (written.size, written.way) == (len(data), "written")
     (tensor,) = written.tensors
     assert (tensor.name, tensor.base_hash) == ("e", None)
-    assert tensor.hash == blake3(ADDED.tobytes()).hexdigest()
+    header = read_header(tmp_path / "whole" / NAME)
+    assert tensor.hash == hash_tensor(header, header.entries["e"])
     assert data.endswith(ADDED.tobytes())
     assert read_header(tmp_path / "whole" / NAME).metadata == {"format": "pt"}
 
 
-@pytest.mark.parametrize("segment", range(6))
-def test_a_right_prefix_is_gone_on_from(segment, plan, out, tmp_path):
+# The tensors begin in leaves 0, 2, 4, 6 and 8; the last one has a third of a leaf more than two.
+PLACES = {3: (1, 2), 5: (2, 4), 6: (2, 4), 7: (3, 6), 9: (4, 8), 10: (4, 8)}
+
+
+@pytest.mark.parametrize("made", PLACES)
+def test_a_right_prefix_is_gone_on_from(made, plan, out, tmp_path):
     whole, data = undisturbed(plan, tmp_path)
-    place = cut(plan, out, segment)
+    place = cut(plan, out, made)
+    segment, first = PLACES[made]
+    assert (place.segment, place.offset) == (segment, plan.offset(segment))
     file = opened(plan, out, place)
-    assert (file.first, file.offset) == (segment, plan.offset(segment))
-    assert file.partial.stat().st_size == plan.offset(segment)
+    assert file.first == first
     assert passed(file).finish() == whole
     assert (out / NAME).read_bytes() == data
     assert names(out) == [NAME]
 
 
+def test_a_place_is_behind_a_whole_tensor_and_a_whole_leaf(plan, out):
+    file = opened(plan, out)
+    assert passed(file, 2).checkpoint() is None
+    file.close()
+
+
 def begins_anew(plan, out, place, tmp_path):
     whole, data = undisturbed(plan, tmp_path)
     file = opened(plan, out, place)
-    assert (file.first, file.offset) == (0, len(plan.head))
+    assert file.first == 0
+    assert not any(file.partial.read_bytes())
     assert passed(file).finish() == whole
     assert (out / NAME).read_bytes() == data
 
 
-@pytest.mark.parametrize("at", [0, 20, -1])
+@pytest.mark.parametrize("at", [0, 20, 6 * ALIGNMENT - 1])
 def test_a_damaged_prefix_is_begun_anew(at, plan, out, tmp_path):
-    place = cut(plan, out, 3)
+    place = cut(plan, out, 7)
     partial = out / f"{NAME}.partial"
     data = bytearray(partial.read_bytes())
-    data[at if at >= 0 else place.offset - 1] ^= 1
+    data[at] ^= 1
     partial.write_bytes(data)
     begins_anew(plan, out, place, tmp_path)
 
 
 def test_damage_behind_the_place_does_no_harm(plan, out, tmp_path):
     whole, _ = undisturbed(plan, tmp_path)
-    place = cut(plan, out, 3)
+    place = cut(plan, out, 7)
     with (out / f"{NAME}.partial").open("r+b") as file:
-        file.seek(place.offset)
+        file.seek(6 * ALIGNMENT)  # the place is within this leaf, which is made anew
         file.write(b"rubbish")
     file = opened(plan, out, place)
-    assert file.first == 3
+    assert file.first == 6
     assert passed(file).finish() == whole
 
 
-@pytest.mark.parametrize("size", [0, 100, -1])
+@pytest.mark.parametrize("size", [0, 100, 6 * ALIGNMENT - 1])
 def test_a_shorter_file_is_begun_anew(size, plan, out, tmp_path):
-    place = cut(plan, out, 3)
-    os.truncate(out / f"{NAME}.partial", size if size >= 0 else place.offset - 1)
+    place = cut(plan, out, 7)
+    os.truncate(out / f"{NAME}.partial", size)
     begins_anew(plan, out, place, tmp_path)
 
 
 def test_a_file_that_is_gone_is_begun_anew(plan, out, tmp_path):
-    place = cut(plan, out, 3)
+    place = cut(plan, out, 7)
     (out / f"{NAME}.partial").unlink()
     begins_anew(plan, out, place, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "change", [{"segment": 2}, {"segment": -1}, {"segment": 99}, {"offset": -8}, {"offset": 10**18}]
+    "change",
+    [{"segment": 2}, {"segment": -1}, {"segment": 99}, {"offset": -8}, {"offset": 10**18}, {"tensors": (OTHER,)}],
 )
 def test_a_place_that_the_plan_does_not_have_is_none(change, plan, out, tmp_path):
-    begins_anew(plan, out, replace(cut(plan, out, 3), **change), tmp_path)
+    begins_anew(plan, out, replace(cut(plan, out, 7), **change), tmp_path)
 
 
 def test_a_base_that_is_another_is_begun_anew(plan, out, tmp_path):
-    begins_anew(plan, out, replace(cut(plan, out, 3), base_hash="0" * 64), tmp_path)
+    begins_anew(plan, out, replace(cut(plan, out, 7), base_hash="0" * 64), tmp_path)
 
 
 def test_a_copy_that_is_gone_on_with_is_a_copy(same, out, tmp_path):
     """The manifest says so, and must be the same after a kill."""
     whole, data = undisturbed(same, tmp_path)
     assert whole.way == "copied"
-    assert passed(opened(same, out, cut(same, out, 2))).finish() == whole
+    assert passed(opened(same, out, cut(same, out, 5))).finish() == whole
     assert (out / NAME).read_bytes() == data
 
 
@@ -204,7 +222,7 @@ def test_a_link_is_hashed_and_never_written_to(same, source, out):
     before = source.path.read_bytes()
     written = passed(opened(same, out, link=True)).finish()
     assert (out / NAME).samefile(source.path)
-    assert (written.way, written.hash, written.base_hash) == ("hard-linked", *[blake3(before).hexdigest()] * 2)
+    assert (written.way, written.hash, written.base_hash) == ("hard-linked", *[hash_file(source.path)[1]] * 2)
     assert source.path.read_bytes() == before
 
 
@@ -221,7 +239,7 @@ def test_a_link_that_a_killed_run_left_is_taken_away(link, left, same, source, o
 
 def test_a_place_in_a_link_does_not_lead_into_the_base(same, source, out):
     """Had one been noted: what is cut off and written anew there would be the base."""
-    place = cut(same, out, 2)
+    place = cut(same, out, 5)
     (out / f"{NAME}.partial").unlink()
     os.link(source.path, out / f"{NAME}.partial")
     before = source.path.read_bytes()

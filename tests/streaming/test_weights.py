@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from alignez_bake.exporters.checkpoint import CheckpointExporter
 from alignez_bake.exporters.protocol import ExportSettings
-from blake3 import blake3
 
 from alignez_bake.commands.bake import bake
+from alignez_bake.integrity.hashing import ALGORITHMS, hash_file, hash_tensor
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import NoProgress
 from alignez_bake.safetensors_io.header import read_header
@@ -213,32 +213,26 @@ def test_the_number_of_workers_changes_nothing(mixed_base, tmp_path, monkeypatch
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.parametrize("algorithm", ["blake3", "sha256"])
-def test_hashes_that_are_noted_are_those_of_the_files(algorithm, mixed_base, tmp_path):
+@pytest.mark.parametrize("dtype", [None, "float32"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_hashes_that_are_noted_are_those_of_the_files(algorithm, dtype, mixed_base, tmp_path):
     base, out = open_model_folder(mixed_base), tmp_path / "out"
     (out / "alignez").mkdir(parents=True)
     plan = plan_for(base, constant=True)
-    settings = ExportSettings(None, "base", hash_algorithm=algorithm)
+    settings = ExportSettings(dtype, "base", hash_algorithm=algorithm)
     exported = CheckpointExporter().export(base, lowered(base, plan), out, settings, NoProgress())
-    digest = (lambda data: blake3(data).hexdigest()) if algorithm == "blake3" else sha256
     assert [file.name for file in exported.written] == list(base.tensors.files)
     result, seen = open_model_folder(out).tensors, []
     for file in exported.written:
-        data = (out / file.name).read_bytes()
-        assert (file.size, file.hash) == (len(data), digest(data))
-        assert file.base_hash == digest((mixed_base / file.name).read_bytes())
+        assert (file.size, file.hash) == hash_file(out / file.name, algorithm)
+        assert file.base_hash == hash_file(mixed_base / file.name, algorithm)[1]
         for tensor in file.tensors:
             seen.append(tensor.name)
-            assert tensor.hash == digest(result.read(tensor.name).tobytes())
-            assert tensor.base_hash == digest(base.tensors.read(tensor.name).tobytes())
+            header, of_base = result.header(file.name), base.tensors.header(file.name)
+            assert tensor.hash == hash_tensor(header, header.entries[tensor.name], algorithm)
+            assert tensor.base_hash == hash_tensor(of_base, of_base.entries[tensor.name], algorithm)
             assert tensor.hash != tensor.base_hash
     assert sorted(seen) == sorted(f"model.layers.{n}.self_attn.o_proj.{p}" for n in (0, 1) for p in ("bias", "weight"))
-
-
-def sha256(data):
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
 
 
 def odd_header(path):
