@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from alignez_bake.report.html.packages import page_wanted
 from alignez_bake.report.html.page_parts import PageParts
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 from alignez_bake.tuning.offered import AUTO, TuneSettings, check_settings
-from alignez_bake.tuning.tuned_fit import queries_to_judge, tune_edits
+from alignez_bake.tuning.tuned_fit import asked_for_pairs, queries_to_judge, tune_edits
 
 if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import Architecture
@@ -247,7 +247,7 @@ def align(
     growing, searching, ours = _growing_files(out)
     with parents_made(out):
         # Not within the `try`: a file that is refused here belongs to another run.
-        of_pairs = asked if split is None else replace(asked, queries=tuple(split.pairs))
+        of_pairs = asked if split is None else asked_for_pairs(lm, asked, split, form)
         pairs, limits = write_own_pairs(
             lm, of_pairs, form, growing, batch_size=batch_size, seed=seed, progress=progress
         )

@@ -12,7 +12,8 @@ from alignez_bake.fit_settings import FitSettings
 from alignez_bake.pipeline import Fitted, check_together, read_pairs_of, with_interference, with_origin
 from alignez_bake.tuning.candidate import TunedObjective
 from alignez_bake.tuning.neutral import read_neutral_texts, shipped_neutral_texts
-from alignez_bake.tuning.tuner import split_queries, tune
+from alignez_bake.tuning.self_judge import SelfJudge
+from alignez_bake.tuning.tuner import ANSWER_TOKENS, split_queries, tune
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.language_model.loading import LanguageModel
+    from alignez_bake.pipeline import Asked
     from alignez_bake.preference_pairs.records import PairRecord
     from alignez_bake.progress import Progress
     from alignez_bake.prompts.objective import Objective
@@ -71,6 +73,18 @@ def queries_to_judge(queries: Sequence[Query], weights: Mapping[str, float], see
                 f"named --method and set {name}=0 when you bake"
             )
     return split_queries(queries, seed)
+
+
+def asked_for_pairs(lm: LanguageModel, asked: Asked, split: SplitQueries, form: PromptForm) -> Asked:
+    """What makes pairs, once it is sure that answers to the other queries can be judged: pairs take long.
+
+    Raises:
+        BadInputError: a held-out query that leaves no room for an answer.
+    """
+    held_out = [str(query["query"]) for query in split.held_out]
+    for objective in asked.objectives:
+        SelfJudge(lm, objective, form, batch_size=1).check_fits(held_out, ANSWER_TOKENS)
+    return replace(asked, queries=tuple(split.pairs))
 
 
 def tune_edits(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignez_bake import align, bake, fit, pairs
+from alignez_bake import align, bake, commands, fit, pairs
 from alignez_bake.cli.align import _tables as align_tables
 from alignez_bake.cli.fit import _tables as fit_tables
 from alignez_bake.edit_file import read_edits
@@ -131,6 +131,14 @@ def test_an_objective_that_is_turned_off_cannot_judge(save_tiny, tmp_path):
         align(base, tmp_path / "out", objective="helpful,harmless=0", dry_run=True)
     named = align(base, tmp_path / "out", objective="helpful,harmless=0", method="ridge", dry_run=True)
     assert named.plan.objectives == {"helpful": 1.0, "harmless": 0.0}
+
+
+def test_queries_that_leave_no_room_to_be_judged_are_refused_before_pairs_are_made(save_tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands.align, "write_own_pairs", None)
+    base = save_tiny("llama", tmp_path / "base", overrides={"max_position_embeddings": 72})
+    (tmp_path / "queries.txt").write_text("\n".join(f"pot {number}?" for number in range(16)))
+    with pytest.raises(BadInputError, match="72"):
+        align(base, tmp_path / "out", queries=tmp_path / "queries.txt", prompt_template="{query}")
 
 
 def test_a_search_of_another_run_is_left_alone(save_tiny, tmp_path):
