@@ -44,7 +44,7 @@ def words_of(command: str, base: str) -> list[str]:
     A fit that names no method gets one: random weights follow no persona, so a search would find nothing to bake.
     """
     words = shlex.split(re.sub(r"\bBASE\b", base, command))[1:]
-    if words[0] in {"--model", "fit"} and "--method" not in words:
+    if words[0] in {"--model", "fit"} and not {"--method", "--kl-budget"} & set(words):
         words += ["--method", "ridge"]
     if "--out" in words:
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)
@@ -67,6 +67,7 @@ def test_every_command_of_the_readme_runs(tmp_path, save_tiny, monkeypatch, caps
     (tmp_path / "graph_of_base").mkdir()
     torchscript_graph(base, tmp_path / "graph_of_base")  # quicker than our own export
     for_gates = ["--queries", str(demo_queries(tmp_path / "demo_queries.jsonl", 100))]
+    for_choice = ["--queries", str(demo_queries(tmp_path / "few_queries.jsonl", 24))]
     monkeypatch.chdir(tmp_path)
     # The same way with fewer of the shipped queries: a tenth of the time.
     shipped = pipeline.shipped_queries
@@ -83,8 +84,10 @@ def test_every_command_of_the_readme_runs(tmp_path, save_tiny, monkeypatch, caps
                 done = subprocess.run(tool, env=env, capture_output=True, text=True, check=False, timeout=300)
                 assert done.returncode == 0, f"{command}: {done.stderr}"
                 continue
-            gated = "--gated" in command
-            words = words_of(command, str(DEMO / "base") if gated else "base") + (for_gates if gated else [])
+            # Gates need sides to tell apart, and a choice a base that follows its personas.
+            trained = any(option in command for option in ("--gated", "--kl-budget", "--point"))
+            words = words_of(command, str(DEMO / "base") if trained else "base")
+            words += for_gates if "--gated" in command else for_choice if "--kl-budget" in command else []
             status = run(build_app(), words)
             assert status == 0, f"{command}: {capsys.readouterr().err}"
         aligned, lora = (hub.store.repositories[name] for name in ("user/aligned", "user/lora"))
