@@ -119,7 +119,7 @@ class Bench:
                     prompt_template=self.form.template,
                     seed=self.seed,
                     batch_size=self.batch_size,
-                )
+                ).raise_if_failed()
             except (BadInputError, CheckFailedError) as error:
                 return Point(percent, len(part), tuned, None, str(error).replace(scratch, "SCRATCH"))
             return Point(percent, len(part), tuned, self.measured(Path(scratch) / "aligned"), None)
