@@ -136,7 +136,6 @@ def _run(bench: WorldBench, seed: int, samples: int, out: Path) -> dict[str, Any
             name: {
                 "good": sum(measured.good),
                 "answers": samples * len(measured.good),
-                "by_query": list(measured.good),
                 "loss": measured.loss,
                 "kl": measured.kl,
             }

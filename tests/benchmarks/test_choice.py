@@ -44,7 +44,7 @@ def test_it_measures_every_candidate_and_goes_on_where_it_stopped(larger, tmp_pa
 
 def planted(seed, chosen, good):
     def model(count):
-        return {"good": count, "answers": 100, "by_query": [], "loss": 0.5, "kl": 0.01}
+        return {"good": count, "answers": 100, "loss": 0.5, "kl": 0.01}
 
     counts = {"base": 50, "base, good persona": 80, "tuned": 90, "ridge-2": good}
     point = {"candidate": "ridge-2", "rate": {"value": 0.75}}
