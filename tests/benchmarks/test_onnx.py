@@ -30,6 +30,7 @@ def models(tmp_path_factory):
     return folder
 
 
+@pytest.mark.sweep
 def test_it_measures_and_prints(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(onnx, "SUBJECTS", (HOOKS, OPTIMISED, OPTIMUM))  # the second is made of the plain graph
     arguments = ["--size", "tiny", "--rounds", "2", "--prefill", "7", "--decode", "3", "--batch", "1", "2"]
@@ -62,6 +63,7 @@ def test_hooks_and_baked_model_run_the_same_function_and_the_base_another(models
         check_agreement({**subjects, BAKED: open_subject(BAKED, models / "unbaked", "cpu", 16)}, ids, 1e-3)
 
 
+@pytest.mark.sweep
 def test_memory_is_that_of_one_subject(models):
     needed = memory(BAKED, models, batch=1, prefill=8, decode=2)
     assert 0 < needed < 100 * weight_bytes(open_model_folder(models / "base"))

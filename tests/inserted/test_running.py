@@ -92,7 +92,7 @@ def test_greedy_tokens_equal_the_hooked_models(model_type, cache, batch, cases):
 
 
 # Compiling takes ten times as long as everything else here: one of each kind of layer by default.
-COMPILED = ("llama", "gemma2", "gpt2", "opt", "mixtral")
+COMPILED = ("llama", "gpt2", "opt")
 
 
 @pytest.mark.parametrize(

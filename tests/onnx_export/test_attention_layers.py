@@ -36,10 +36,7 @@ def attention_nodes(path):
 
 @pytest.mark.parametrize(
     "model_type",
-    [
-        pytest.param(model_type, marks=() if model_type in ("llama", "gpt2", "gemma2") else pytest.mark.sweep)
-        for model_type in MODEL_TYPES
-    ],
+    [pytest.param(model_type, marks=() if model_type == "llama" else pytest.mark.sweep) for model_type in MODEL_TYPES],
 )
 def test_every_layer_that_can_holds_its_cache(model_type, exported):
     path = exported(model_type, "base").graph.path
@@ -91,6 +88,7 @@ def test_a_cache_that_comes_from_elsewhere_is_not_held(exported):
         match(keys, values)
 
 
+@pytest.mark.sweep
 def test_opset_20_has_no_such_operator_and_gives_the_same(exported, tiny_folder, tmp_path):
     newest = exported("llama", "base").graph
     path = tmp_path / "model.onnx"

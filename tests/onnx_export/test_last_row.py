@@ -47,7 +47,7 @@ def added(made, model_type, sites, **settings):
     return Counter({operator: count for operator, count in more.items() if count})
 
 
-@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("opset", [pytest.param(20, marks=pytest.mark.sweep), 23])
 def test_one_node_for_all_sites_and_a_product_each(made, opset):
     assert added(made, "llama", ONE, opset=opset) == {"OneHot": 1, "Mul": 1}
     assert added(made, "llama", BOTH, opset=opset) == {"OneHot": 1, "Mul": 2}
