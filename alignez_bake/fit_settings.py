@@ -13,7 +13,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.home import constant_has_home
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.methods.layers import parse_layers, parse_top_layers
-from alignez_bake.methods.protocol import MethodSettings
+from alignez_bake.methods.protocol import MethodSettings, ReadsOut
 from alignez_bake.methods.registry import check_joint, check_offered, method_named
 
 if TYPE_CHECKING:
@@ -122,6 +122,12 @@ def check_fit(
         check_joint(chosen)
     if isinstance(top, int) and top > len(selected):
         raise BadInputError(f"top layers {top} is not possible: only {len(selected)} layers may be edited")
+    last = base.num_layers - 1
+    if isinstance(chosen, ReadsOut) and chosen.needs_last_layer and last not in selected:
+        raise BadInputError(
+            f"method {chosen.name!r} changes what is read out behind layer {last}, the model's last one, and --layers "
+            f"{layers} leaves it out: let them end there, or use residual_ridge"
+        )
     for site in chosen.sites(base.architecture, selected):
         slot = find_slot(base, site)
         widest = min(slot.d_out, slot.d_in)

@@ -179,3 +179,12 @@ class FitsStrengths(Protocol):
         Raises:
             BadInputError: as `Method.fit`.
         """
+
+
+@runtime_checkable
+class ReadsOut(Protocol):
+    """A method that changes what is read out behind the model's last layer, and so has to edit it."""
+
+    @property
+    def needs_last_layer(self) -> bool:
+        """Whether it does."""

@@ -94,3 +94,11 @@ def test_neutral_texts_that_are_not_there(checked, tmp_path):
         checked(neutral=tmp_path / "none.txt")
     with pytest.raises(BadInputError, match="belongs to the choice of an edit"):
         checked(method="ridge", strength=1.0, neutral=tmp_path / "none.txt")
+
+
+def test_without_the_last_layer_no_readout_can_be_changed(checked):
+    with pytest.raises(BadInputError, match="behind layer 1, the model's last one, and --layers 0 leaves it out"):
+        checked(method="contrastive_decoding", layers="0")
+    found = checked(layers="0")
+    assert {fit.method.name for fit in found.fits} == {"ridge"}
+    assert found.candidates[0].name == "contrastive_decoding-1"
