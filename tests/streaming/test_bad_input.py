@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -160,6 +161,10 @@ def test_an_interrupt_leaves_nothing(place):
 def test_a_termination_is_gone_on_from(place, whole, monkeypatch):
     small_blocks(monkeypatch)
     child = paused(*place.bake())
+    # One writer stands still; what the others have written is noted by a thread that may come to it later.
+    deadline = time.monotonic() + 20
+    while len(place.journal.read_bytes().splitlines()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
     child.send_signal(signal.SIGTERM)
     child.communicate()
     assert child.returncode == -signal.SIGTERM
