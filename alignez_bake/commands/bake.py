@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.certificate.verdict import Certified, LevelCertificate, worst
+from alignez_bake.commands.asked_edits import check_base, plan_of
 from alignez_bake.commands.base import opened_base
 from alignez_bake.commands.finishing import SPARE_BYTES, finish
-from alignez_bake.edit_file import read_edits
-from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.bake_key import bake_key
 from alignez_bake.exporters.dtype import check_dtype, file_dtype
 from alignez_bake.exporters.output_folder import OURS, check_output, check_space, staged_output
 from alignez_bake.exporters.protocol import ExportSettings
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named, formats_that_carry
-from alignez_bake.hub.download import base_folder, edits_file, hub_name
+from alignez_bake.hub.download import base_folder, hub_name
 from alignez_bake.integrity.base_parts import bytes_of_base_parts, keep_base_parts
 from alignez_bake.integrity.hashing import DEFAULT, checked_algorithm
 from alignez_bake.integrity.measure import manifest_of_weights
@@ -33,13 +32,14 @@ from alignez_bake.report.model_card import CARD_SAMPLES, model_card
 from alignez_bake.report.record import EDITS_FILE, decisions_json, write_record
 from alignez_bake.safetensors_io.finite import check_finite_tensors
 from alignez_bake.streaming.rounding_choice import checked_rounding
-from alignez_bake.tuning.frontier_files import edits_at_point, write_frontier
+from alignez_bake.tuning.frontier_files import write_frontier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from alignez_bake.certificate.verdict import Level, Verdict
     from alignez_bake.commands.refitting import RefitKind, Refitted
+    from alignez_bake.edit_plan import EditPlan
     from alignez_bake.exporters.protocol import Exporter
     from alignez_bake.lowering.decide import Lowering
     from alignez_bake.model_folder import ModelFolder
@@ -294,24 +294,6 @@ def bake(
         )
 
 
-def plan_of(edits: str | Path | EditPlan, weights: Mapping[str, float] | None, point: str | None = None) -> EditPlan:
-    """The edits that are asked for: a plan, or what lies at a path or on the hub, with the dials of its objectives.
-
-    Raises:
-        BadInputError: no such edits, damaged ones, a dial of an objective that there is not, or a point of no search.
-    """
-    if isinstance(edits, EditPlan):
-        if point is not None:
-            raise BadInputError(
-                f"point {point!r} is found beside a file of edits, and these are in memory: give a path"
-            )
-        plan = edits
-    else:
-        file = edits_file(edits)
-        plan = read_edits(file if point is None else edits_at_point(file, point))
-    return plan.with_weights(weights) if weights else plan
-
-
 def _keep_beside(staging: Path, pairs: str | Path | None, frontier: Mapping[str, EditPlan] | None) -> None:
     """What led to the edits, in the result."""
     if pairs is not None:
@@ -382,23 +364,3 @@ def formats_for(lowering: Lowering, base: ModelFolder) -> tuple[str, ...]:
             return ()  # no such site: no format has it either
         common = [name for name in (carrying if common is None else common) if name in carrying]
     return tuple(common or ())
-
-
-def check_base(plan: EditPlan, base: ModelFolder, *, allow_other_base: bool) -> None:
-    """Refuse edits made for another base, unless that is asked for.
-
-    Raises:
-        BadInputError: the plan names a base, and it is not this one.
-    """
-    if plan.base is None or allow_other_base or plan.base == base.fingerprint:
-        return
-    if plan.base.model_type != base.fingerprint.model_type:
-        difference = f"a {plan.base.model_type}, not a {base.fingerprint.model_type}"
-    elif plan.base.config_sha256 != base.fingerprint.config_sha256:
-        difference = "one with another config.json"
-    else:
-        difference = "one with other weights"
-    raise BadInputError(
-        f"the edits were made for another base than {base.path} ({difference}): use their own base, or "
-        "--allow-other-base if sites and shapes are meant to fit"
-    )

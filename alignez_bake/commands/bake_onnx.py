@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignez_bake.certificate.verdict import Certified, LevelCertificate, worst
-from alignez_bake.commands.bake import check_base, plan_of
+from alignez_bake.commands.asked_edits import check_base, plan_of
 from alignez_bake.commands.finishing import SPARE_BYTES, finish
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.base_files import copy_base_files

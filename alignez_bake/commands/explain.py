@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alignez_bake.commands.bake import check_base
+from alignez_bake.commands.asked_edits import check_base
 from alignez_bake.edit_file import read_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.registry import DEFAULT_EXPORTER, exporter_named

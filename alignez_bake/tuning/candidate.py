@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.methods.protocol import FitsStrengths
 from alignez_bake.methods.registry import check_offered
 from alignez_bake.progress import NoProgress
+from alignez_bake.tuning.frontier import BASE_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from alignez_bake.methods.protocol import CaptureFunction, FitResult, Method, MethodSettings, SiteReport
     from alignez_bake.progress import Progress
     from alignez_bake.prompts.objective import Objective
-
-BASE_NAME: Final = "base"
-"""The candidate that edits nothing, which is always there."""
 
 
 @dataclass(frozen=True)

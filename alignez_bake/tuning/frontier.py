@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.strict_json import shown
-from alignez_bake.tuning.candidate import BASE_NAME
 from alignez_bake.tuning.uncertainty import Estimate
 
 if TYPE_CHECKING:
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FORMAT: Final = 1
+BASE_NAME: Final = "base"
+"""The candidate that edits nothing, which is always there."""
 
 
 @dataclass(frozen=True)

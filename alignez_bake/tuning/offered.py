@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from alignez_bake.errors import BadInputError
@@ -110,6 +111,17 @@ def check_settings(
         BadInputError: as `check_fit`, where no candidate is possible; a strength that belongs to no method; options of
             a choice where nothing is chosen; a budget that is no positive number; no such file of neutral texts.
     """
+    checked = partial(
+        check_fit,
+        base,
+        layers=layers,
+        rank=rank,
+        seed=seed,
+        positions=positions,
+        gated=gated,
+        top_layers=top_layers,
+        joint=joint,
+    )
     if AUTO not in {method, strength}:
         for option, value in (("--kl-budget", kl_budget), ("--neutral", neutral)):
             if value is not None:
@@ -118,18 +130,7 @@ def check_settings(
                     "leaves none: use --method auto, or --strength auto"
                 )
         assert not isinstance(strength, str)
-        return check_fit(
-            base,
-            method=method,
-            strength=strength,
-            layers=layers,
-            rank=rank,
-            seed=seed,
-            positions=positions,
-            gated=gated,
-            top_layers=top_layers,
-            joint=joint,
-        )
+        return checked(method=method, strength=strength)
     if method == AUTO:
         _check_auto(strength, gated=gated, top_layers=top_layers)
         ladder = JOINT_LADDER if joint else LADDER
@@ -148,18 +149,7 @@ def check_settings(
     for name, strengths in ladder:
         for value in strengths:
             try:
-                fit = check_fit(
-                    base,
-                    method=name,
-                    strength=value,
-                    layers=layers,
-                    rank=rank,
-                    seed=seed,
-                    positions=positions,
-                    gated=gated,
-                    top_layers=top_layers,
-                    joint=joint,
-                )
+                fit = checked(method=name, strength=value)
             except BadInputError as error:
                 refusals.append(error)
                 # Its fit will say the same, for the record of the search.

@@ -33,8 +33,7 @@ import numpy as np
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.sampling import derived_seed
-from alignez_bake.tuning.candidate import BASE_NAME
-from alignez_bake.tuning.frontier import FrontierPoint, TuningResult
+from alignez_bake.tuning.frontier import BASE_NAME, FrontierPoint, TuningResult
 from alignez_bake.tuning.uncertainty import Estimate, estimate, standard_error
 
 if TYPE_CHECKING:
