@@ -17,10 +17,13 @@ SiteKind = Literal[
     "attn_v",
     "residual",
     "embed",
+    "lm_head",
 ]
 Reads = Literal["output", "input", "block"]
 
 SITE_KINDS: Final[tuple[SiteKind, ...]] = get_args(SiteKind)
+LAYERLESS: Final[frozenset[SiteKind]] = frozenset({"embed", "lm_head"})
+"""Kinds of which a model has one."""
 
 # `input` needs a linear map whose input it is; `block` is the input of the attention or MLP module
 # that a writer ends. The residual stream and the embedding are no maps of either sort.
@@ -34,6 +37,7 @@ LEGAL_READS: Final[dict[SiteKind, tuple[Reads, ...]]] = {
     "attn_v": ("output", "input"),
     "residual": ("output",),
     "embed": ("output",),
+    "lm_head": ("output", "input"),
 }
 
 SITE_DESCRIPTIONS: Final[dict[SiteKind, str]] = {
@@ -46,6 +50,7 @@ SITE_DESCRIPTIONS: Final[dict[SiteKind, str]] = {
     "attn_v": "output of the value projection",
     "residual": "output of the decoder layer",
     "embed": "output of the token embedding module (gemma's scale within it)",
+    "lm_head": "logits, before any factor or soft cap; its input is what the final norm gives",
 }
 
 
@@ -55,7 +60,7 @@ class Site:
 
     Attributes:
         kind: what the place is; TransformerLens calls `attn_write` and `mlp_write` `attn_out` and `mlp_out`.
-        layer: decoder layer, counted from 0; None for `embed` alone.
+        layer: decoder layer, counted from 0; None for `embed` and `lm_head`.
     """
 
     kind: SiteKind
@@ -65,13 +70,14 @@ class Site:
         """Refuse kinds that are unknown and layers that make no sense.
 
         Raises:
-            BadInputError: unknown kind, layer missing, negative, not an integer, or given for `embed`.
+            BadInputError: unknown kind, layer missing, negative, not an integer, or given where the model
+                has one such place.
         """
         if self.kind not in SITE_KINDS:
             raise BadInputError(f"site kind {self.kind!r} is unknown: use one of {', '.join(SITE_KINDS)}")
-        if self.kind == "embed":
+        if self.kind in LAYERLESS:
             if self.layer is not None:
-                raise BadInputError(f"site 'embed' has no layer, but layer {self.layer!r} was given")
+                raise BadInputError(f"site {self.kind!r} has no layer, but layer {self.layer!r} was given")
         elif not isinstance(self.layer, int) or isinstance(self.layer, bool) or self.layer < 0:
             raise BadInputError(
                 f"site {self.kind!r} has layer {self.layer!r}: it needs a decoder layer, an integer from 0"

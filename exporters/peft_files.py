@@ -131,7 +131,7 @@ def _targets(base: ModelFolder, maps: Sequence[AdaptedModule]) -> dict[str, Any]
     below = {architecture.linear_site(site.kind, site.layer).module for site in sites}
     layers = sorted({site.layer for site in sites if site.layer is not None})
     pattern = architecture.layers.rpartition(".")[2]
-    subset = None if len(layers) == base.num_layers else layers
+    subset = None if len(layers) == base.num_layers or not layers else layers
     wanted = {module.weights[0].removesuffix(".weight") for module in maps}
     for names in ({path.rpartition(".")[2] for path in below}, below):
         if _matched(base, names, pattern, subset) == wanted:

@@ -19,7 +19,7 @@ from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.edit_plan import BaseFingerprint, EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.immutable_arrays import is_immutable
-from alignez_bake.site import SITE_KINDS, Site
+from alignez_bake.site import LAYERLESS, SITE_KINDS, Site
 from tests.random_edits import random_edit
 
 BASE = BaseFingerprint("llama", "0" * 64, "f" * 64)
@@ -30,7 +30,7 @@ def plans(draw):
     edits = []
     for index in range(draw(st.integers(1, 4))):
         kind = draw(st.sampled_from(SITE_KINDS))
-        site = Site(kind, None if kind == "embed" else draw(st.integers(0, 99)))
+        site = Site(kind, None if kind in LAYERLESS else draw(st.integers(0, 99)))
         dtype = draw(st.sampled_from([np.float32, np.float64]))
         edit = random_edit(site, 6, 6, rank=draw(st.integers(1, 4)), constant=draw(st.booleans()), seed=index)
         parts = {name: getattr(edit, name) for name in ("left", "right", "offset", "bias")}

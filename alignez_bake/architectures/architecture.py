@@ -86,11 +86,12 @@ class Architecture:
         layers: path of the list of decoder layers.
         layer_count: name of the number of layers in config.json.
         embed: path of the token embedding. Its output is the site `embed` (gemma's module scales it).
-        head: name of the output embedding in the files (gpt_neox's module is called otherwise).
+        head: name of the output embedding in the files.
         tied_by_default: whether head and embedding are one tensor where config.json does not say.
         final_norm: path of the norm after the last layer; what enters it is the residual stream.
         sites: the linear maps with a site; where layers differ, of those with experts.
         blocks: for each writer the module whose input `reads: block` reads, below the decoder layer.
+        head_module: path of the output embedding; None: as in the files.
         absent_sites: kinds that the architecture cannot have, with the reason; where layers differ, as `sites`.
         dense_sites: sites that layers with an ordinary MLP have instead of, or beside, `sites`.
         dense_rule: how config.json says which layers those are; None: there are none.
@@ -119,6 +120,7 @@ class Architecture:
     blocks: Mapping[SiteKind, str]
     absent_sites: Mapping[SiteKind, str]
     dense_sites: Mapping[SiteKind, LinearSite]
+    head_module: str | None = None
     dense_rule: DenseRule | None = None
     dense_layers: DenseLayers = field(default_factory=DenseLayers)
     embed_scaled: bool = False
@@ -166,6 +168,15 @@ class Architecture:
         """The linear maps with a site in one layer; of None, `sites`."""
         return {**self.sites, **self.dense_sites} if layer in self.dense_layers else self.sites
 
+    @property
+    def head_site(self) -> LinearSite:
+        """The output embedding as a linear map; its module is a path from the causal model down."""
+        return LinearSite(self.head_module or self.head)
+
+    def find_linear(self, site: Site) -> LinearSite | None:
+        """The linear map at a site; None where its layer has none, and for sites that are no map."""
+        return self.head_site if site.kind == "lm_head" else self.sites_of(site.layer).get(site.kind)
+
     def linear_site(self, kind: SiteKind, layer: int | None = None) -> LinearSite:
         """The linear map of a kind of site in one layer.
 
@@ -177,6 +188,8 @@ class Architecture:
             BadInputError: the layer has no such map, or the data file does not name it.
         """
         sites = self.sites_of(layer)
+        if kind == "lm_head":
+            return self.head_site
         if kind in sites:
             return sites[kind]
         reason = self.absent_sites.get(kind, "it is not described for this architecture")
@@ -191,8 +204,8 @@ class Architecture:
         Raises:
             BadInputError: as `linear_site`.
         """
-        assert site.layer is not None
-        return f"{self.layer_path(site.layer)}.{self.linear_site(site.kind, site.layer).module}"
+        module = self.linear_site(site.kind, site.layer).module
+        return module if site.layer is None else f"{self.layer_path(site.layer)}.{module}"
 
     def standalone_path(self, site: Site) -> str:
         """Path of a module that gives the output of a linear site for its input alone, perhaps first of several.

@@ -123,6 +123,9 @@ def _register(lm: LanguageModel, reading: MapReading, keep: Keep) -> RemovableHa
         stream: nn.Module = lm.model.get_submodule(path)
         return stream.register_forward_hook(stream_hook)
 
+    if site.kind == "lm_head":
+        # Recordings run the model without its head: logits of a whole vocabulary are not held.
+        raise BadInputError(f"{site} cannot be recorded: record the residual stream behind the last layer instead")
     linear = architecture.linear_site(site.kind, site.layer)
     if reading.side not in linear.legal_reads:
         raise BadInputError(f"the {reading.side} of {site} cannot be recorded: every expert has one of its own")

@@ -19,7 +19,7 @@ from alignez_bake.lowering.lower import lower
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.report.record import decisions_json
-from alignez_bake.site import LEGAL_READS, SITE_DESCRIPTIONS, SITE_KINDS, Reads, Site, SiteKind
+from alignez_bake.site import LAYERLESS, LEGAL_READS, SITE_DESCRIPTIONS, SITE_KINDS, Reads, Site, SiteKind
 
 if TYPE_CHECKING:
     from alignez_bake.commands.feasibility import BaseFeasibility
@@ -166,12 +166,12 @@ def _layers_to_show(base: ModelFolder, kind: SiteKind) -> list[int]:
 def _explain_site(base: ModelFolder, kind: SiteKind, layer: int) -> SiteExplanation:
     description = SITE_DESCRIPTIONS[kind]
     architecture = base.architecture
-    site = Site(kind, None if kind == "embed" else layer)
+    site = Site(kind, None if kind in LAYERLESS else layer)
     try:
         slot = find_slot(base, site)
     except BadInputError as error:
         return SiteExplanation(kind, description, False, (), str(error).split("; its sites are", maxsplit=1)[0])
-    linear = architecture.sites_of(site.layer).get(kind)
+    linear = architecture.find_linear(site)
     module = architecture.embed if kind == "embed" else architecture.layer_path(layer)
     return SiteExplanation(
         kind,

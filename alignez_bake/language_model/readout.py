@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
@@ -21,6 +22,60 @@ _ROUNDINGS: Final = 16
 """Norm, head and what lies between round a handful of times in the model's own dtype; each by half of an epsilon."""
 
 
+class Reads(Protocol):
+    """From rows of some width to log-probabilities of the next token, differentiably.
+
+    Attributes:
+        device: where it computes.
+        dtype: in which.
+        vocabulary_size: how many tokens it tells apart.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens it tells apart."""
+
+    def log_probabilities(self, rows: torch.Tensor, /) -> torch.Tensor:
+        """log p(next token) [n, vocabulary] of rows [n, d]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Log-probabilities of the next token as a function of what the final norm gives.
+
+    Attributes:
+        module: the linear map.
+        dtype: of its weight.
+        device: where that lies.
+        vocabulary_size: how many tokens it tells apart.
+    """
+
+    module: nn.Module
+    dtype: torch.dtype
+    device: torch.device
+    vocabulary_size: int
+
+    def log_probabilities(self, normed: torch.Tensor, /) -> torch.Tensor:
+        """log p(next token) [n, vocabulary] of normed rows [n, d], in `dtype`."""
+        logits: torch.Tensor = self.module(normed)
+        return logits.log_softmax(dim=-1)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """[vocabulary, d]."""
+        weight = self.module.weight
+        assert isinstance(weight, torch.Tensor)
+        return weight.detach()
+
+
 class Readout:
     """Log-probabilities of the next token as a differentiable function of the residual stream.
 
@@ -31,6 +86,7 @@ class Readout:
         dtype: in which; float64 for models in float64, else float32.
         vocabulary_size: how many tokens it tells apart.
         last_layer: number of the layer behind which it reads.
+        tied: whether the head is the token embedding as well.
     """
 
     def __init__(self, lm: LanguageModel) -> None:
@@ -39,13 +95,23 @@ class Readout:
         self.dtype = torch.promote_types(lm.model.dtype, torch.float32)
         self.last_layer = lm.folder.num_layers - 1
         self.vocabulary_size = lm.vocabulary_size
+        self.tied = lm.architecture.is_tied(lm.folder.config)
         self._norm: nn.Module = copy.deepcopy(lm.model.get_submodule(lm.architecture.final_norm)).to(self.dtype)
         self._head: nn.Module = copy.deepcopy(lm.model.get_output_embeddings()).to(self.dtype)
 
-    def log_probabilities(self, stream: torch.Tensor) -> torch.Tensor:
+    def log_probabilities(self, stream: torch.Tensor, /) -> torch.Tensor:
         """log p(next token) [n, vocabulary] of rows of the residual stream [n, d], both in `dtype`."""
-        logits: torch.Tensor = self._head(self._norm(stream))
-        return logits.log_softmax(dim=-1)
+        return self.head.log_probabilities(self.normed(stream))
+
+    def normed(self, stream: torch.Tensor) -> torch.Tensor:
+        """What the head reads [n, d] of rows of the residual stream [n, d]."""
+        normed: torch.Tensor = self._norm(stream)
+        return normed
+
+    @property
+    def head(self) -> Head:
+        """The head alone, behind the norm."""
+        return Head(self._head, self.dtype, self.device, self.vocabulary_size)
 
 
 def checked_readout(lm: LanguageModel, sequence: Sequence[int]) -> Readout:

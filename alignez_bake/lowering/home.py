@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from alignez_bake.site import Site
 
 _EXACT_BIAS = "exact: all that is added is zero but for the edits"
+_EXACT_HEAD = "exact: the head becomes a tensor of its own, until then a copy of the embedding"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ class Home:
 
     def exactness(self, edit: Edit) -> str:
         """How close an edit of a re-homed site comes to the hook."""
+        if edit.site.kind == "lm_head":
+            return _EXACT_HEAD
         values, carried = self.units.get(edit.site, (None, ()))
         return values.exactness if values is not None and any(edit is other for other in carried) else _EXACT_BIAS
 
@@ -102,14 +105,19 @@ def find_home(
 
     Args:
         model: the base.
-        wanted: all edits of sites where some need a bias or hidden units that are not there.
+        wanted: all edits of sites where some need a bias, hidden units or a head that are not there.
         dials: weight of each objective.
         dtype: file dtype that the weights will have, if it is not the base's.
     """
     if not wanted:
         return Home(model, model)
     refused: dict[Site, Refusal] = {}
-    biased = [site for site, edits in wanted.items() if any(edit.is_linear and edit.reads != "block" for edit in edits)]
+    untied = any(site.kind == "lm_head" for site in wanted)
+    if untied and isinstance(found := rehome(model, untied=True), Refusal):
+        refused.update({site: found for site in wanted if site.kind == "lm_head"})
+        untied = False
+    inner = {site: edits for site, edits in wanted.items() if site.kind != "lm_head"}
+    biased = [site for site, edits in inner.items() if any(edit.is_linear and edit.reads != "block" for edit in edits)]
     # Kind by kind: an architecture may have a switch for the biases of attention, and none for the MLP's.
     for kind in dict.fromkeys(site.kind for site in biased):
         of_kind = [site for site in biased if site.kind == kind]
@@ -117,7 +125,7 @@ def find_home(
         if isinstance(found, Refusal):
             refused.update(dict.fromkeys(of_kind, found))
     units: dict[Site, tuple[UnitValues, tuple[Edit, ...]]] = {}
-    for site, edits in wanted.items():
+    for site, edits in inner.items():
         carried = unit_edits(edits)
         if carried and site not in refused:
             values = _units_at(model, site, carried, dials, dtype=dtype)
@@ -127,7 +135,7 @@ def find_home(
                 units[site] = (values, carried)
     biases = {site for site in biased if site not in refused}
     biases |= {site for site, (values, _) in units.items() if values.needs_bias}
-    found = rehome(model, bias_sites=biases, units=_counts(units))
+    found = rehome(model, bias_sites=biases, units=_counts(units), untied=untied)
     if isinstance(found, Refusal):
         return Home(model, model, {**refused, **dict.fromkeys(wanted, found)})
     return Home(model, found, refused, units, () if found is model else changes(model, found))
@@ -149,7 +157,7 @@ def constant_has_home(model: ModelFolder, site: Site, *, rehoming: bool = True) 
         return True
     if slot.kind != "map":
         return slot.kind == "embedding" and not slot.obstacle
-    return rehoming and not isinstance(rehome(model, bias_sites=[site]), Refusal)
+    return rehoming and site.layer is not None and not isinstance(rehome(model, bias_sites=[site]), Refusal)
 
 
 def unit_edits(edits: Sequence[Edit]) -> tuple[Edit, ...]:

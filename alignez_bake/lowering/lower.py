@@ -169,7 +169,13 @@ def _site_way(model: ModelFolder, target: Target, site: Site, entries: tuple[_En
     reason = next(iter(obstacles.values())).reason
     edits = tuple(entry.edit for entry in entries)
     unsupported = [entry.edit for entry in entries if entry.index in obstacles]
-    if slot.kind == "map" and all(_lacks_a_bias(edit) or edit in unit_edits(edits) for edit in unsupported):
+    if site.kind == "lm_head":
+        has_equivalent = all(edit.is_linear and not edit.has_constant for edit in unsupported)
+    else:
+        has_equivalent = slot.kind == "map" and all(
+            _lacks_a_bias(edit) or edit in unit_edits(edits) for edit in unsupported
+        )
+    if has_equivalent:
         return _SiteWay(site, entries, slot, "rehome", reason)
     return _SiteWay(site, entries, slot, "insert", reason)
 

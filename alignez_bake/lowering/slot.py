@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from alignez_bake.architectures.architecture import INSERTED_EDITS
 from alignez_bake.errors import BadInputError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import Layout, LinearSite
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.safetensors_io.header import TensorEntry
+
+_TIED_HEAD: Final = "the head is tied to the embedding: an edit of its weight would change what is looked up as well"
 
 SlotKind = Literal["map", "experts", "embedding", "stream"]
 
@@ -161,7 +163,7 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
     if linear.experts is not None:
         weights, bias, shape, dtype = expert_tensors(model, site, linear)
     else:
-        weight = resolve_key(tensors, f"{architecture.module_path(site)}.weight", architecture.base_model_prefix)
+        weight = resolve_key(tensors, _parameter(model, site), architecture.base_model_prefix)
         rows_or_columns, others = stored_shape(model, weight, site, 2)
         weights, bias, shape = (weight,), _bias_of(model, weight, linear), (rows_or_columns, others)
         dtype = model.dtype_of_edited(weight)
@@ -180,10 +182,19 @@ def _map_slot(model: ModelFolder, site: Site) -> Slot:
         d_out=rows.stop - rows.start,
         d_in=d_in,
         dtype=dtype,
+        obstacle=_TIED_HEAD if site.kind == "lm_head" and architecture.is_tied(model.config) else "",
         model_type=architecture.model_type,
         post_norm=linear.post_norm,
         multiplier=architecture.writer_multiplier if multiplied else None,
     )
+
+
+def _parameter(model: ModelFolder, site: Site) -> str:
+    """Name of the weight; of a tied head the embedding's, since the files need not hold both."""
+    architecture = model.architecture
+    if site.kind != "lm_head":
+        return f"{architecture.module_path(site)}.weight"
+    return f"{architecture.embed if architecture.is_tied(model.config) else architecture.head}.weight"
 
 
 def _bias_of(model: ModelFolder, weight: str, linear: LinearSite) -> str | None:

@@ -12,7 +12,11 @@ contrastive decoding (Li et al., arXiv 2210.15097) with the bad persona as the a
 2105.03023) with personas as experts; T_t is its plausibility constraint; the first factor sharpens. With s = 1 what is
 left is the good persona's prediction without its tail.
 
-How the change is found is derived in `methods.readout_fit`. What it counts at a token, u_t there:
+Behind that writer stands a norm, so no change of it makes the stream longer and the predictions as sure as they should
+be. So the head is changed as well, by what is still missing, if it is a map of its own and not the token embedding's
+weight. It reads what the norm gives, x_t: logits = H x_t becomes H (x_t + L Rᵀ x_t), so H' = H + (H L) Rᵀ.
+
+How both changes are found is derived in `methods.readout_fit`. What it counts at a token, u_t there:
 
     1        where a token of the answer, or its end, comes next
     w_t      in front of it, the personas' disagreement about the next token (`capture.weights`)
@@ -42,7 +46,7 @@ from alignez_bake.capture.weights import disagreement_weights, jensen_shannon
 from alignez_bake.edit import Edit
 from alignez_bake.errors import BadInputError
 from alignez_bake.methods.protocol import FitResult, MethodSettings, SiteReport
-from alignez_bake.methods.readout_fit import Aim, ReadoutRows, fit_readout
+from alignez_bake.methods.readout_fit import Aim, ReadoutRows, descent_start, fit_readout
 from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE, ResidualRidge, recorded_with
 from alignez_bake.methods.ridge import fit_ridge
 from alignez_bake.site import Site
@@ -60,14 +64,19 @@ if TYPE_CHECKING:
 
     Float64Array = NDArray[np.float64]
 
+HEAD: Final = Site("lm_head")
+_TIED: Final = (
+    "the head is tied to the token embedding and stays as it is; where it is a map of its own, contrastive_decoding "
+    "changes it too, and comes closer to the good persona"
+)
 _ROWS_AT_A_TIME: Final = 256
 
 
 @dataclass(frozen=True)
 class ContrastiveDecoding:
-    """Residual ridge up to the last layer, and there a change that decodes contrastively.
+    """Residual ridge up to the last layer, and there and in the head a change that decodes contrastively.
 
-    Figures: those of residual_ridge, and in the last layer `tokens`, `rank`, `divergence_before` and
+    Figures: those of residual_ridge, and in the last layer and the head `tokens`, `rank`, `divergence_before` and
     `divergence_after` (nats, KL(p* ‖ q) per counted token), `kept` (nats, KL from the base per token that is to be
     kept), `edit_norm` ‖L Rᵀ‖, `steps`.
 
@@ -78,8 +87,9 @@ class ContrastiveDecoding:
         has_gates: it is linear.
         scores_layers: it edits all layers that are given.
         needs_last_layer: behind it predictions are read out.
-        default_rank: k, in the last layer.
-        penalty: λ of `readout_fit`.
+        default_rank: k, in the last layer and in the head.
+        penalty: λ of `readout_fit` in the last layer.
+        head_penalty: the same of the head; None: the head stays as it is.
         plausible: α.
         most_plausible: m.
         most_tokens: fit to an even sample of so many tokens where there are more.
@@ -95,6 +105,7 @@ class ContrastiveDecoding:
     needs_last_layer: bool = True
     default_rank: int = 16
     penalty: float = 0.01
+    head_penalty: float | None = 0.1
     plausible: float = 0.05
     most_plausible: int = 64
     most_tokens: int = 4096
@@ -115,7 +126,7 @@ class ContrastiveDecoding:
     def fit(
         self, capture: CaptureFunction, architecture: Architecture, layers: Sequence[int], settings: MethodSettings
     ) -> FitResult:
-        """One edit a layer, each fitted with those in front of it in place.
+        """One edit a layer, each fitted with those in front of it in place, and one of the head unless it is tied.
 
         Raises:
             BadInputError: as `fit_ridge` and `fit_readout`; layers without the model's last one; a model that reads out
@@ -151,13 +162,20 @@ class ContrastiveDecoding:
             d_out, d_in = recording.widths
             raise BadInputError(f"{last}: rank {rank} is not possible: its map is {d_out} x {d_in}")
         start = recording.start(last, rank, self.imitation.penalty, settings.seed)
+        notes = (_TIED,) if readout.tied and self.head_penalty is not None else ()
         results = []
         for strength in strengths:
             aim = recording.aim(readout, strength, plausible=self.plausible, most=self.most_plausible)
             fit = fit_readout(last, readout, recording.rows, aim, start, penalty=self.penalty, steps=self.steps)
-            edit = Edit(last, left=fit.left, right=fit.right, reads="input", objective=settings.objective)
-            report = SiteReport(last, _figures(fit, len(recording.rows.stream)))
-            results.append(FitResult((*imitated.edits, edit), (*imitated.sites, report)))
+            found = [_found(last, fit, fit.left, recording, settings)]
+            if self.head_penalty is not None and not readout.tied:
+                head, penalty = readout.head, self.head_penalty
+                rows = recording.behind_norm(readout, fit)
+                begin = descent_start(HEAD, head, rows, aim, rank=rank, penalty=penalty, seed=settings.seed)
+                fit = fit_readout(HEAD, head, rows, aim, begin, penalty=penalty, steps=self.steps)
+                found.append(_found(HEAD, fit, head.weight.double().cpu().numpy() @ fit.left, recording, settings))
+            edits, reports = zip(*found, strict=True)
+            results.append(FitResult((*imitated.edits, *edits), (*imitated.sites, *reports), notes))
         return results
 
     def _recording(
@@ -231,12 +249,28 @@ class _Recording(NamedTuple):
                 probabilities.append(wanted.masked_fill(~in_set, -torch.inf).softmax(dim=-1))
         return Aim(torch.cat(tokens), torch.cat(probabilities), self.counted)
 
+    @torch.no_grad()
+    def behind_norm(self, readout: Readout, last: ReadoutFit) -> ReadoutRows:
+        """What the head reads, with the last writer's change in place."""
+        left, right = (
+            torch.tensor(each, dtype=readout.dtype, device=readout.device) for each in (last.left, last.right)
+        )
+        normed = readout.normed(self.rows.stream + (self.rows.inputs @ right) @ left.T)
+        return ReadoutRows(normed, normed, readout.normed(self.rows.base_stream))
+
     def start(self, last: Site, rank: int, penalty: float, seed: int) -> tuple[Float64Array, Float64Array]:
         """L and R of the reduced-rank ridge towards the good persona's stream, as `ResidualRidge` would have them."""
         moved = self.counted[:, None] * (self.good - self.rows.stream)
         z, d = (each.float().cpu().numpy() for each in (self.rows.inputs, moved))
         found = fit_ridge(last, TokenRows(z, d, len(z)), penalty=penalty, rank=rank, seed=seed)
         return found.left, found.right
+
+
+def _found(
+    site: Site, fit: ReadoutFit, left: Float64Array, recording: _Recording, settings: MethodSettings
+) -> tuple[Edit, SiteReport]:
+    edit = Edit(site, left=left, right=fit.right, reads="input", objective=settings.objective)
+    return edit, SiteReport(site, _figures(fit, len(recording.rows.stream)))
 
 
 def _figures(fit: ReadoutFit, tokens: int) -> dict[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""The low-rank change of the last writer under which the model predicts what it should.
+"""The low-rank change of the last writer, or of the head, under which the model predicts what it should.
 
 With rows t, of the last layer's writer input z_t, of the residual stream h_t behind that layer, and with
 q_t(C) = softmax(head(norm(h_t + Cᵀ z_t))), the change C = R Lᵀ [d_in, d_out] of rank k minimises
@@ -14,6 +14,9 @@ relative to the stream's own size, so λ nats for an edit as large as the stream
 Behind the last layer stand a norm and the head alone, so (1) needs no pass through the model: rows of one recording,
 and of every step a few products with the head. It is minimised over L and R by L-BFGS with a strong Wolfe line search,
 over all rows at once, from the solution of a ridge; nothing is drawn, so the same rows give the same change.
+
+Of the head, whose input is x_t = norm(h_t), the same with z_t = h_t = x_t and q_t(C) = softmax(head(x_t + Cᵀ x_t)).
+There a ridge towards the steepest descent is where it starts, `descent_start`.
 """
 
 from __future__ import annotations
@@ -23,14 +26,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import torch
 
+from alignez_bake.capture.statistics import TokenRows
 from alignez_bake.errors import BadInputError
+from alignez_bake.methods.ridge import fit_ridge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from alignez_bake.language_model.readout import Readout
+    from alignez_bake.language_model.readout import Reads
     from alignez_bake.site import Site
 
     Float32Array = NDArray[np.float32]
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
 _CHUNK_VALUES: Final = 2**24
 """Log-probabilities at a time, 64 MiB where they are float32; some five arrays of them live at once."""
 _HISTORY: Final = 20
+_START: Final = 0.1
 
 
 class Aim(NamedTuple):
@@ -60,7 +66,7 @@ class ReadoutRows(NamedTuple):
 
     Attributes:
         inputs: [n, d_in], z_t, with all earlier edits in place.
-        stream: [n, d], h_t of the same run.
+        stream: [n, d], h_t of the same run; of the head what the norm makes of it, as are the others.
         base_stream: [n, d], that of the base.
     """
 
@@ -97,7 +103,7 @@ class _Losses(NamedTuple):
 
 def fit_readout(
     site: Site,
-    readout: Readout,
+    readout: Reads,
     rows: ReadoutRows,
     aim: Aim,
     start: tuple[Float64Array, Float64Array],
@@ -109,7 +115,7 @@ def fit_readout(
 
     Args:
         site: for messages.
-        readout: of the model.
+        readout: what stands behind the rows in the model.
         rows: of a recording.
         aim: what is to be predicted there.
         start: L [d_out, k] and R [d_in, k] to begin with, not 0.
@@ -175,7 +181,32 @@ def fit_readout(
     )
 
 
-def _parts(n: int, readout: Readout) -> Iterator[slice]:
+def descent_start(
+    site: Site, readout: Reads, rows: ReadoutRows, aim: Aim, *, rank: int, penalty: float, seed: int
+) -> tuple[Float64Array, Float64Array]:
+    """The reduced-rank ridge towards the steepest descent of u_t KL(p*_t ‖ q_t) at C = 0: L [d_out, k] and R [d_in, k].
+
+    Its size is arbitrary but for its order: the ridge aims at a tenth of the rows' own length.
+
+    Raises:
+        BadInputError: as `fit_ridge`; rows that predict what they should already.
+    """
+    gradients = torch.zeros_like(rows.stream)
+    for part in _parts(len(rows.stream), readout):
+        stream = rows.stream[part].clone().requires_grad_()
+        (aim.weights[part] * _to_aim(aim, part, readout.log_probabilities(stream))).sum().backward()  # type: ignore[no-untyped-call]
+        assert stream.grad is not None
+        gradients[part] = stream.grad
+    length = float(gradients.square().sum().sqrt())
+    if not (np.isfinite(length) and length > 0):
+        raise BadInputError(f"{site}: no change would bring predictions nearer to what is wanted: gradient {length:g}")
+    wanted = -_START * float(rows.stream.square().sum().sqrt()) / length * gradients
+    z, d = (each.float().cpu().numpy() for each in (rows.inputs, wanted))
+    found = fit_ridge(site, TokenRows(z, d, len(z)), penalty=penalty, rank=rank, seed=seed)
+    return found.left, found.right
+
+
+def _parts(n: int, readout: Reads) -> Iterator[slice]:
     size = max(1, _CHUNK_VALUES // readout.vocabulary_size)
     for first in range(0, n, size):
         yield slice(first, min(n, first + size))
@@ -192,7 +223,7 @@ def _to_aim(aim: Aim, part: slice, predicted: torch.Tensor) -> torch.Tensor:
 class _BasePredictions:
     """What the base predicts at all rows: made once where it has room, else anew each time."""
 
-    def __init__(self, readout: Readout, stream: torch.Tensor) -> None:
+    def __init__(self, readout: Reads, stream: torch.Tensor) -> None:
         self._readout = readout
         self._stream = stream
         self._kept: torch.Tensor | None = None

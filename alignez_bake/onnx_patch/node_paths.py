@@ -81,7 +81,9 @@ def _below_layer(
     builder: Mapping[SiteKind, tuple[str, ...]],
     from_builder: bool,  # noqa: FBT001
 ) -> tuple[str, ...]:
-    assert site.layer is not None
+    if site.layer is None:
+        # All exporters have the head outside of the layers, under its own name.
+        return own
     if from_builder and site.kind in builder:
         return tuple(f"layers.{site.layer}.{module}" for module in builder[site.kind])
     layers = architecture.layers.rsplit(".", 1)[-1]

@@ -76,7 +76,8 @@ def record_edits(
     config = lm.model.config.to_dict()
     for site in plan.sites:
         lm.architecture.check_layer(site, config)
-    headless = lm.model.get_submodule(lm.architecture.base_model_prefix)
+    reads_logits = any(site.kind == "lm_head" for site in plan.sites)
+    model = lm.model if reads_logits else lm.model.get_submodule(lm.architecture.base_model_prefix)
     with torch.inference_mode(), ExitStack() as hooks:
         recorders = [_SiteRecorder(site, plan, indices, take, block=block) for site in plan.sites]
         for recorder in recorders:  # before the edits' own hooks, so that they see y as the map gives it
@@ -88,7 +89,7 @@ def record_edits(
             places = padded.attention_mask.flatten().nonzero()[:, 0]
             for recorder in recorders:
                 recorder.places = places
-            headless(**padded._asdict(), use_cache=False)
+            model(**padded._asdict(), use_cache=False)
             advance(len(batch))
 
 

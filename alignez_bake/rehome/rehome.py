@@ -1,7 +1,7 @@
 """From a base to an equivalent one with more places: `rehome(base) -> ModelFolder`, exact, and without code.
 
-The result computes what the base computes, because all that is new is zero. The ordinary fold then works on it as on
-any base: it has the biases and the hidden units that the base lacks.
+The result computes what the base computes, because all that is new is zero, or the copy of a tied head. The ordinary
+fold then works on it as on any base: it has the biases, the hidden units and the head that the base lacks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 
 def rehome(
-    base: ModelFolder, *, bias_sites: Collection[Site] = (), units: Mapping[int, int] | None = None
+    base: ModelFolder,
+    *,
+    bias_sites: Collection[Site] = (),
+    units: Mapping[int, int] | None = None,
+    untied: bool = False,
 ) -> ModelFolder | Refusal:
     """An equivalent of a base with the biases and hidden units that edits need.
 
@@ -43,6 +47,7 @@ def rehome(
         base: the base model; its headers are read, its data is not.
         bias_sites: linear sites whose maps must have a bias.
         units: for each layer with added hidden units their number.
+        untied: whether the head must be a tensor of its own.
 
     Returns:
         The base itself where it has all of it already; an equivalent whose `tensors` are `VirtualTensors`; or why
@@ -56,9 +61,11 @@ def rehome(
         base.architecture.check_layer(Site("mlp_write", layer), base.config)
         if count < 1:
             raise BadInputError(f"layer {layer} is to have {count} more hidden units: it needs at least 1")
+    if heads := [str(site) for site in bias_sites if site.layer is None]:
+        return Refusal(f"no equivalent has a bias at {', '.join(heads)}")
     modules = {_module_below_layer(base, site) for site in bias_sites if find_slot(base, site).bias is None}
     if not modules and not units:
-        return base
+        return _untied(base, base) if untied else base
     places = places_of(base.architecture.model_type)
     if places is None:
         return Refusal(f"no equivalent with more places is known of a {base.architecture.model_type} model")
@@ -71,7 +78,28 @@ def rehome(
     if units:
         assert places.mlp is not None
         modules |= {module for module in places.mlp.readers if places.switch_of(module) is not None}
-    return _with_places(base, config, places, modules, units)
+    found = _with_places(base, config, places, modules, units)
+    return _untied(base, found) if untied and not isinstance(found, Refusal) else found
+
+
+def _untied(base: ModelFolder, model: ModelFolder) -> ModelFolder | Refusal:
+    """The model with a head of its own, a copy of the token embedding; itself where it has one."""
+    architecture = model.architecture
+    if not architecture.is_tied(model.config):
+        return model
+    name = f"{architecture.head}.weight"
+    if name in base.tensors:
+        return Refusal(f"its files hold {name}, which the model does not use, but would if the head were untied")
+    embedding = resolve_key(base.tensors, f"{architecture.embed}.weight", architecture.base_model_prefix)
+    entry = base.tensors.entry(embedding)
+    head = NewTensor(entry.dtype, entry.shape, base.tensors.file_of(embedding), copy_of=embedding)
+    return _folder(base, {**model.config, "tie_word_embeddings": False}, _with_new(model.tensors, base, name, head))
+
+
+def _with_new(tensors: TensorFolder, base: ModelFolder, name: str, tensor: NewTensor) -> VirtualTensors:
+    if isinstance(tensors, VirtualTensors):
+        return tensors.with_new(name, tensor)
+    return VirtualTensors(base.tensors, {name: tensor}, {})
 
 
 def _with_places(

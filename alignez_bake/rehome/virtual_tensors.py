@@ -1,4 +1,4 @@
-"""The tensors of an equivalent base: the base's own, some grown by zeros, and new ones of zeros."""
+"""The tensors of an equivalent base: the base's own, some grown by zeros, and new ones of zeros or copies."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NewTensor:
-    """A tensor that the base lacks, all zeros.
+    """A tensor that the base lacks, all zeros, or a copy of one of the base's.
 
     Attributes:
         dtype: the file's spelling, such as "BF16".
         shape: its dimensions.
-        file: the file it belongs into: that of the weight whose bias it is.
+        file: the file it belongs into: that of the weight whose bias it is, or of the tensor that it copies.
+        copy_of: name of the base's tensor whose values it has; None: zeros.
     """
 
     dtype: str
     shape: tuple[int, ...]
     file: str
+    copy_of: str | None = None
 
 
 class VirtualTensors:
@@ -56,11 +58,16 @@ class VirtualTensors:
             grown: shapes of tensors of the base that become larger; the base's values stay at the leading corner.
 
         Raises:
-            ValueError: a new tensor that the base has, or a shape that the base's does not fit into.
+            ValueError: a new tensor that the base has, or a copy of another dtype or shape; a shape that the base's
+                does not fit into.
         """
-        for name in new:
+        for name, tensor in new.items():
             if name in base:
                 raise ValueError(f"{name} is a tensor of the base")
+            if tensor.copy_of is not None:
+                entry = base.entry(tensor.copy_of)
+                if (entry.dtype, entry.shape) != (tensor.dtype, tensor.shape):
+                    raise ValueError(f"{name} is no copy of {tensor.copy_of}: dtype or shape differ")
         for name, shape in grown.items():
             old = base.entry(name).shape
             if len(old) != len(shape) or any(mine < theirs for mine, theirs in zip(shape, old, strict=True)):
@@ -70,6 +77,14 @@ class VirtualTensors:
         self.files = base.files
         self._new = dict(new)
         self._grown = {name: shape for name, shape in grown.items() if shape != base.entry(name).shape}
+
+    def with_new(self, name: str, tensor: NewTensor) -> VirtualTensors:
+        """The same with one more tensor.
+
+        Raises:
+            ValueError: as on construction.
+        """
+        return VirtualTensors(self.base, {**self._new, name: tensor}, self._grown)
 
     def __contains__(self, name: object) -> bool:
         """Whether there is a tensor of this name."""
@@ -136,6 +151,8 @@ class VirtualTensors:
         """
         if self.is_base(name):
             return self.base.read(name)
+        if (copied := self._copied(name)) is not None:
+            return self.base.read(copied)
         entry = self.entry(name)
         values = np.zeros(entry.shape, numpy_dtype_of(entry.dtype))
         if name in self._grown:
@@ -151,6 +168,8 @@ class VirtualTensors:
         """
         if self.is_base(name):
             return self.base.read_rows(name, first, end)
+        if (copied := self._copied(name)) is not None:
+            return self.base.read_rows(copied, first, end)
         entry = self.entry(name)
         values = np.zeros((end - first, entry.rows_and_columns[1]), numpy_dtype_of(entry.dtype))
         if name in self._grown:
@@ -168,6 +187,8 @@ class VirtualTensors:
         """
         if self.is_base(name):
             return self.base.read_bytes_range(name, start, stop)
+        if (copied := self._copied(name)) is not None:
+            return self.base.read_bytes_range(copied, start, stop)
         data = self._data(name)
         if not 0 <= start <= stop <= len(data):
             raise ValueError(f"bytes [{start}, {stop}) are not in tensor {name} of {len(data)} bytes")
@@ -182,10 +203,16 @@ class VirtualTensors:
         """
         if self.is_base(name):
             return self.base.iter_blocks(name, max_bytes)
+        if (copied := self._copied(name)) is not None:
+            return self.base.iter_blocks(copied, max_bytes)
         if max_bytes < 1:
             raise ValueError(f"blocks of {max_bytes} bytes: they need at least 1")
         data = self._data(name)
         return (data[start : start + max_bytes] for start in range(0, len(data), max_bytes))
+
+    def _copied(self, name: str) -> str | None:
+        """The base's tensor that a new one copies."""
+        return self._new[name].copy_of if name in self._new else None
 
     def _data(self, name: str) -> memoryview:
         return self.read(name).reshape(-1).view(np.uint8).data

@@ -25,7 +25,7 @@ from alignez_bake.report.tables import certificate_table
 from alignez_bake.safetensors_io.file_access import read_tensor
 from alignez_bake.safetensors_io.header import read_header
 from alignez_bake.safetensors_io.writer import write_tensors
-from alignez_bake.site import Site
+from alignez_bake.site import LAYERLESS, Site
 from tests.baking import contents, plan_for
 from tests.random_edits import edit_for_slot, random_edit
 
@@ -149,7 +149,7 @@ REFUSED = [
 @pytest.mark.parametrize(("model_type", "kind", "changes", "reason"), REFUSED)
 def test_what_no_pair_can_carry_is_refused_with_its_reason(model_type, kind, changes, reason, tiny_folder, tmp_path):
     base = open_model_folder(tiny_folder(model_type))
-    site = Site(kind, None if kind == "embed" else 0)
+    site = Site(kind, None if kind in LAYERLESS else 0)
     width = base.config["hidden_size"]
     edit = replace(random_edit(site, width, width), **changes)
     lowering = lower(EditPlan((edit,)), base, EXPORTER)

@@ -159,6 +159,7 @@ def plan_of_every_route(base):
             replace(random_edit(Site("attn_write", 1), width, width, reads="block", seed=4), gate="tanh"),
             Edit(Site("residual", 1), bias=0.3 * np.linspace(-1, 1, width)),
             edit_for_slot(slot("embed"), constant=True, seed=5),
+            edit_for_slot(slot("lm_head"), reads="input", seed=7),
             replace(random_edit(Site("residual", 0), width, width, seed=6), gate="relu", positions="last"),
         )
     )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from alignez_bake.architectures.architecture import INSERTED_EDITS, architecture_for, known_model_types
 from alignez_bake.rehome.places import places_of
 from alignez_bake.safetensors_io.dtypes import BY_NAME
-from alignez_bake.site import SITE_KINDS, Site
+from alignez_bake.site import LAYERLESS, SITE_KINDS, Site
 from tests.fuzz.json_trees import HOSTILE, Members, text_of, tree_of
 from tests.fuzz.strategies import file_bytes
 
@@ -48,8 +48,8 @@ def model_folders(draw):
     architecture = architecture_for(config)
     kind = draw(st.sampled_from(("attn_write", "mlp_write", *SITE_KINDS)))
     layer = draw(st.sampled_from([0, 1, 1, LAYERS, 10**9]))
-    site = Site(kind) if kind == "embed" else Site(kind, layer)
-    has_site = kind == "embed" or (layer < LAYERS and (kind == "residual" or kind in architecture.sites_of(layer)))
+    site = Site(kind) if kind in LAYERLESS else Site(kind, layer)
+    has_site = kind in LAYERLESS or (layer < LAYERS and (kind == "residual" or kind in architecture.sites_of(layer)))
     tensors = {name: ("F32", shape) for name, shape in shapes_of(architecture, biases=draw(st.booleans())).items()}
     if damage in ("tensors", "both"):
         for _ in range(draw(st.integers(1, 2))):
@@ -80,7 +80,7 @@ def sound_configs(draw, model_type):
 def shapes_of(architecture, *, biases):
     """The tensors that sites need, and those that an equivalent model looks at."""
     places = places_of(architecture.model_type)
-    shapes = {f"{architecture.embed}.weight": [VOCABULARY, WIDTH]}
+    shapes = dict.fromkeys((f"{architecture.embed}.weight", f"{architecture.head}.weight"), [VOCABULARY, WIDTH])
     for layer in range(LAYERS):
         path = architecture.layer_path(layer)
         for kind, linear in architecture.sites_of(layer).items():

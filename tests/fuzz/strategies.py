@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from alignez_bake.safetensors_io.dtypes import BY_NAME
-from alignez_bake.site import LEGAL_READS, SITE_KINDS
+from alignez_bake.site import LAYERLESS, LEGAL_READS, SITE_KINDS
 from tests.fuzz.json_trees import HOSTILE, INTEGERS, Members, mutate, text_of, tree_of
 
 LENGTHS = st.sampled_from([0, 1, 7, 8, 2**31, 10**8, 10**8 + 1, 2**40, 2**63 - 1, 2**63, 2**64 - 1])
@@ -122,7 +122,7 @@ ANY_BYTES = st.one_of(
 def _edit_entries(draw, index):
     """One entry of an edit file, a dict, and its arrays by name."""
     kind = draw(st.sampled_from(SITE_KINDS))
-    site = {"kind": kind} | ({} if kind == "embed" else {"layer": draw(st.integers(0, 40))})
+    site = {"kind": kind} | ({} if kind in LAYERLESS else {"layer": draw(st.integers(0, 40))})
     entry = {"site": site, "reads": "output", "gate": "identity"}
     entry |= {"positions": draw(st.sampled_from(["all", "last"])), "strength": draw(st.sampled_from([1.0, -0.5, 2, 0]))}
     if draw(st.booleans()):

@@ -10,7 +10,7 @@ import pytest
 
 from alignez_bake.lowering.home import constant_has_home, find_home, unit_edits
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.site import Site
+from alignez_bake.site import LAYERLESS, Site
 from tests.commands.small_bakes import edits_at, shifts_at, small_base
 
 if TYPE_CHECKING:
@@ -133,6 +133,7 @@ def test_a_tanh_is_not_made_of_pieces_without_being_asked(folder):
         ("llama", "mlp_write", True),
         ("llama", "embed", True),
         ("llama", "residual", False),
+        ("llama", "lm_head", False),
         ("mistral", "mlp_write", True),
         ("qwen3", "attn_write", True),
         ("qwen3", "mlp_write", False),
@@ -146,7 +147,7 @@ def test_a_tanh_is_not_made_of_pieces_without_being_asked(folder):
 )
 def test_whether_a_constant_has_a_home_is_what_the_lowering_finds(model_type, kind, expected, folder):
     base = open_model_folder(folder(model_type))
-    site = Site(kind, None if kind == "embed" else 0)
+    site = Site(kind, None if kind in LAYERLESS else 0)
     assert constant_has_home(base, site) is expected
     # An adapter leaves the base as it is: of these only gpt2 has the bias already, and an embedding needs none.
     in_place = model_type == "gpt2" or kind == "embed"

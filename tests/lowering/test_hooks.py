@@ -12,7 +12,7 @@ from alignez_bake.architectures.architecture import architecture_for
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.hooks import edited_by_hooks
-from alignez_bake.site import LEGAL_READS, Site
+from alignez_bake.site import LAYERLESS, LEGAL_READS, Site
 from tests.random_edits import random_edit
 from tests.tiny_models import MODEL_TYPES, VOCABULARY
 
@@ -27,6 +27,8 @@ CASES = [
     ("mlp_gate", "input"),
     ("residual", "output"),
     ("embed", "output"),
+    ("lm_head", "output"),
+    ("lm_head", "input"),
 ]
 LEGAL_READS_OF = {name: architecture_for({"model_type": name}).legal_reads() for name in MODEL_TYPES}
 GATES = {"identity": lambda x: x, "relu": lambda x: np.maximum(x, 0), "tanh": np.tanh}
@@ -88,7 +90,7 @@ def by_hand(edit, y, read):
 )
 def test_a_hooked_site_gives_the_formula(model_type, kind, reads, live):
     model, architecture = live(model_type)
-    site = Site(kind, None if kind == "embed" else 0)
+    site = Site(kind, None if kind in LAYERLESS else 0)
     path = place(architecture, site)
     read, output, base_logits = observed(model, path)
     rows = architecture.linear_site(kind).row_slice(output.shape[-1]) if kind in architecture.sites else slice(None)

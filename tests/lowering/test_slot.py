@@ -11,7 +11,7 @@ import pytest
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.slot import find_slot
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.site import Site
+from alignez_bake.site import LAYERLESS, Site
 from tests.baking import rewrite_names
 from tests.tiny_models import COMBINATIONS, MODEL_TYPES
 
@@ -37,7 +37,7 @@ def test_a_layer_that_is_not_there_is_refused(model_type, kind, tiny_folder):
 @pytest.mark.parametrize(("model_type", "bias"), COMBINATIONS)
 def test_the_part_of_a_stored_weight_is_a_view_of_the_sites_shape(model_type, bias, tiny_folder):
     base = open_model_folder(tiny_folder(model_type, bias))
-    for site in (Site("embed"), *(Site(kind, 1) for kind in base.architecture.sites)):
+    for site in (Site("embed"), Site("lm_head"), *(Site(kind, 1) for kind in base.architecture.sites)):
         slot = find_slot(base, site)
         for name in slot.weights:
             stored = base.tensors.read(name).copy()
@@ -115,4 +115,4 @@ def test_a_result_with_inserted_modules_is_no_base(kind, save_tiny, tmp_path):
     config = {**json.loads(file.read_text()), "model_type": "alignez_llama", "alignez_edits": []}
     file.write_text(json.dumps(config))
     with pytest.raises(BadInputError, match="cannot be baked again: bake from its base"):
-        find_slot(open_model_folder(folder), Site(kind, None if kind == "embed" else 0))
+        find_slot(open_model_folder(folder), Site(kind, None if kind in LAYERLESS else 0))
