@@ -7,6 +7,7 @@ moves what it is compared on by 100 tolerances.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -299,3 +300,27 @@ def test_on_a_quantised_base_an_adapter_made_from_the_dequantised_weights_is_exa
     export(base_before, plan, tmp_path / "other")
     adapter = peft.PeftModel.from_pretrained(quantised(folder), str(tmp_path / "other")).eval()
     assert relative(logits_of(adapter, base), hooked) > FP32_END
+
+
+@pytest.mark.parametrize("with_layers", [False, True])
+@pytest.mark.parametrize("model_type", ["llama", "gpt_neox"])
+def test_a_head_of_its_own_is_one_more_map(model_type, with_layers, tmp_path, save_tiny):
+    base = open_model_folder(save_tiny(model_type, tmp_path / "base", overrides={"tie_word_embeddings": False}))
+    slot = find_slot(base, Site("lm_head"))
+    edits = [random_edit(slot.site, slot.d_out, slot.d_in, reads="input", seed=5)]
+    if with_layers:
+        edits += plan_of(base, ["attn_write"], ("input", "input"), layers=[1]).edits
+        edits = [replace(edit, offset=None, bias=None) for edit in edits]
+    plan = EditPlan(tuple(edits))
+    export(base, plan, tmp_path / "out")
+    hooked, unedited = hooked_logits(base, plan), logits_of(load(base.path, torch.float32), base)
+    assert relative(unedited, hooked) > MARGIN * FP32_END
+    assert relative(logits_of(adapted(base, tmp_path / "out"), base), hooked) <= FP32_END
+
+
+def test_a_tied_head_is_refused_with_its_reason(tiny_folder):
+    base = open_model_folder(tiny_folder("gpt2"))
+    slot = find_slot(base, Site("lm_head"))
+    (decision,) = lower(EditPlan((random_edit(slot.site, slot.d_out, slot.d_out),)), base, AdapterExporter()).decisions
+    assert decision.route == "refuse"
+    assert "tied to the embedding" in decision.reason

@@ -385,3 +385,15 @@ sys.exit(f"imported {{found}}" if found else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_head_is_called_output(llama, tmp_path):
+    slot = find_slot(llama, Site("lm_head"))
+    assert export_and_check(llama, edit_for_slot(slot, reads="input"), tmp_path / "out") == ["output.weight"]
+
+
+def export_and_check(base, edit, out):
+    plan = plan_of(base, edit)
+    export_gguf(base, plan, out)
+    assert certify_gguf(base, plan, out).verdict == "passed"
+    return list(read_lora(out / ADAPTER_FILE).pairs)

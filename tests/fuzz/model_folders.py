@@ -80,7 +80,7 @@ def sound_configs(draw, model_type):
 def shapes_of(architecture, *, biases):
     """The tensors that sites need, and those that an equivalent model looks at."""
     places = places_of(architecture.model_type)
-    shapes = dict.fromkeys((f"{architecture.embed}.weight", f"{architecture.head}.weight"), [VOCABULARY, WIDTH])
+    shapes = {f"{path}.weight": [VOCABULARY, WIDTH] for path in (architecture.embed, architecture.head)}
     for layer in range(LAYERS):
         path = architecture.layer_path(layer)
         for kind, linear in architecture.sites_of(layer).items():

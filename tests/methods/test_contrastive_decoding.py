@@ -14,13 +14,17 @@ from alignez_bake.capture.spec import Reading, RowsSpec
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.readout import checked_readout
+from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.methods.contrastive_decoding import CONTRASTIVE_DECODING
 from alignez_bake.methods.protocol import MethodSettings
+from alignez_bake.methods.readout_fit import Aim, ReadoutRows, descent_start
 from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE
 from alignez_bake.site import Site
 
 LAST = Site("residual", 1)
-METHOD = replace(CONTRASTIVE_DECODING, penalty=1e-4, steps=60)
+METHOD = replace(CONTRASTIVE_DECODING, penalty=1e-4, steps=60, head_penalty=None)
+"""Without a change of the head, which has tests of its own below."""
+WITH_HEAD = replace(METHOD, head_penalty=1e-3)
 
 
 @pytest.fixture(params=["llama", "gpt_neox", "gpt2", "opt"])
@@ -154,3 +158,66 @@ def test_the_readout_is_the_models_own(model_type, tiny_lm64):
 def test_refusals_name_this_method():
     with pytest.raises(BadInputError, match="contrastive_decoding cannot be fitted"):
         CONTRASTIVE_DECODING.sites(architecture_for({"model_type": "gemma2"}), (0, 1))
+
+
+def live_predictions(lm, pairs, plan):
+    """Next-token distributions of the hooked model at the shared tokens, head included."""
+    spec = RowsSpec(LAST, Reading("plain", "output"), "good", "shared")
+    capture = Capture(lm, pairs)
+    rows = capture([spec], EditPlan(plan.edits[:2]), edited=("plain",)).rows[spec]
+    head = lm.model.get_output_embeddings()
+    final_norm = lm.model.get_submodule(lm.architecture.final_norm)
+    with torch.no_grad(), edited_by_hooks(lm.model, lm.architecture, EditPlan(plan.edits[2:])):
+        return head(final_norm(torch.tensor(rows.values)[None]))[0].double().softmax(-1).numpy()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt_neox"])
+def test_the_head_goes_on_where_the_last_writer_stops(model_type, pairs, tiny_lm64):
+    """Its figures are those of the hooked model, and the rest of the plan is what it is without it."""
+    lm = tiny_lm64(model_type)
+    method = replace(WITH_HEAD, most_plausible=10_000)
+    with_head = fitted(lm, pairs, method, rank=12, strength=1.5)
+    without = fitted(lm, pairs, replace(method, head_penalty=None), rank=12, strength=1.5)
+    assert [str(edit.site) for edit in with_head.edits] == ["mlp_write.0", "mlp_write.1", "lm_head"]
+    for ours, theirs in zip(with_head.edits, without.edits, strict=False):
+        np.testing.assert_array_equal(ours.right, theirs.right)
+    figures = with_head.sites[-1].figures
+    assert figures["divergence_before"] == pytest.approx(without.sites[-1].figures["divergence_after"], rel=1e-6)
+    assert figures["divergence_after"] < 0.7 * figures["divergence_before"]
+    good, answers = predictions(lm, pairs, "good")
+    bad, _ = predictions(lm, pairs, "bad")
+    aim = wanted(good, bad, 1.5)
+    before, after = (live_predictions(lm, pairs, EditPlan(each.edits)) for each in (without, with_head))
+    of_answers = [divergence(aim, found)[answers].mean() for found in (before, after)]
+    assert of_answers[1] < 0.7 * of_answers[0]
+
+
+def test_the_heads_penalty_bounds_its_change(pairs, tiny_lm64):
+    loose, tight = (
+        fitted(tiny_lm64("llama"), pairs, replace(METHOD, head_penalty=penalty)).sites[-1].figures
+        for penalty in (1e-3, 10.0)
+    )
+    assert tight["kept"] < loose["kept"]
+    assert tight["edit_norm"] < 0.5 * loose["edit_norm"]
+    assert loose["divergence_after"] < tight["divergence_after"] <= tight["divergence_before"]
+
+
+def test_a_tied_head_stays_and_that_is_said(pairs, tiny_lm64):
+    result = fitted(tiny_lm64("gpt2"), pairs, WITH_HEAD)
+    assert [str(edit.site) for edit in result.edits] == ["mlp_write.0", "mlp_write.1"]
+    assert len(result.notes) == 1
+    assert "tied to the token embedding" in result.notes[0]
+    assert fitted(tiny_lm64("llama"), pairs, WITH_HEAD).notes == ()
+
+
+def test_the_method_changes_the_head_unless_told_otherwise():
+    assert CONTRASTIVE_DECODING.head_penalty is not None
+
+
+def test_predictions_that_are_right_already_give_the_head_nothing_to_do(tiny_lm64):
+    readout = checked_readout(tiny_lm64("llama"), [5, 6, 7])
+    stream = torch.randn(6, 32, dtype=readout.dtype, generator=torch.Generator().manual_seed(0))
+    rows = ReadoutRows(*[readout.normed(stream)] * 3)
+    nothing = Aim(torch.zeros(6, 1, dtype=torch.long), torch.ones(6, 1, dtype=readout.dtype), torch.zeros(6))
+    with pytest.raises(BadInputError, match="lm_head: no change would bring predictions nearer"):
+        descent_start(Site("lm_head"), readout.head, rows, nothing, rank=2, penalty=0.1, seed=0)

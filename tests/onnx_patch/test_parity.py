@@ -120,3 +120,13 @@ def test_dials_are_given_at_the_bake(graph_folder, tiny_folder, tmp_path):
     error, moved = hooked_difference(base, plan.with_weights({"helpful": 0.3}), tmp_path / "out" / GRAPH)
     assert error <= TOLERANCE < 100 * TOLERANCE <= moved
     assert hooked_difference(base, plan, tmp_path / "out" / GRAPH)[0] >= 100 * TOLERANCE
+
+
+@pytest.mark.parametrize(("kind", "model_type", "bias"), [FOLDED[1], FOLDED[2], FOLDED[6]])
+def test_edits_of_the_head(graph_folder, tiny_folder, tmp_path, kind, model_type, bias):
+    """gpt2's is the embedding: a product and a look-up read the same tensor, and only the product changes."""
+    base, graph = tiny_folder(model_type, bias), graph_folder(kind, model_type, bias)
+    edit = edit_at(base, Site("lm_head"), reads="input")
+    for changes, route in (({}, "fold"), ({"gate": "tanh", "positions": "last"}, "insert")):
+        result = check(base, EditPlan((replace(edit, **changes),)), graph, tmp_path / route)
+        assert {decision.route for decision in result.decisions} == {route}
