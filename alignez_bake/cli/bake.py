@@ -27,7 +27,7 @@ EXAMPLES: Final = (
     "  alignez-bake bake --model base --edits edits.safetensors --out lora --as adapter\n"
     "  alignez-bake bake --model base --edits gated.safetensors --out aligned --trust-remote-code\n"
     "  alignez-bake bake --model base --edits edits.safetensors --out graph --as onnx --optimize\n"
-    "  alignez-bake bake --model base --edits aligned --point contrastive_decoding-1 --out gentler\n"
+    "  alignez-bake bake --model base --edits aligned --point contrastive_decoding-2.5 --out stronger\n"
     "  alignez-bake bake --base-onnx exported --edits edits.safetensors --out graph\n"
 )
 

@@ -24,7 +24,7 @@ Strength = float | Literal["auto"] | None
 
 _Ladder = tuple[tuple[str, tuple[float, ...]], ...]
 
-LADDER: Final[_Ladder] = (("contrastive_decoding", (1.0, 1.5, 2.5)), ("ridge", (1.0, 2.0, 3.0)))
+LADDER: Final[_Ladder] = (("contrastive_decoding", (1.5, 2.5)), ("ridge", (1.0, 2.0, 3.0)))
 """Methods and strengths of `--method auto`. The first was best in every world tried, at every strength; the second also
 fits where it does not: mixtures of experts, norms behind the writers, factors on them, soft caps on the logits."""
 

@@ -29,7 +29,7 @@ def test_it_measures_every_candidate_and_goes_on_where_it_stopped(larger, tmp_pa
     choice.main(arguments)
     printed = capsys.readouterr().out
     (run,) = json.loads((tmp_path / "out" / "choice.json").read_text())["runs"]
-    assert {"base", "tuned", "contrastive_decoding-1", "ridge-2"} <= set(run["models"])
+    assert {"base", "tuned", "contrastive_decoding-1.5", "ridge-2"} <= set(run["models"])
     assert {model["answers"] for model in run["models"].values()} == {6}
     assert run["models"]["ridge-2"]["kl"] > 0
     assert run["models"]["base"]["kl"] == 0

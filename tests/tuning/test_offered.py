@@ -32,7 +32,7 @@ def test_auto_offers_every_rung(checked):
     for candidate, fit in zip(found.candidates, found.fits, strict=True):
         assert candidate.settings.strength == fit.strength
         assert (candidate.layers, candidate.settings.seed) == ((0, 1), 3)
-    assert found.as_json()["candidates"][0] == "contrastive_decoding-1"
+    assert found.as_json()["candidates"][0] == "contrastive_decoding-1.5"
 
 
 @pytest.mark.parametrize("model_type", ["gemma2", "mixtral", "granite"])
@@ -101,4 +101,4 @@ def test_without_the_last_layer_no_readout_can_be_changed(checked):
         checked(method="contrastive_decoding", layers="0")
     found = checked(layers="0")
     assert {fit.method.name for fit in found.fits} == {"ridge"}
-    assert found.candidates[0].name == "contrastive_decoding-1"
+    assert found.candidates[0].name == "contrastive_decoding-1.5"
