@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from alignez_bake.edit_file import read_edits
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.hub.download import edits_file
-from alignez_bake.tuning.frontier_files import edits_at_point
+from alignez_bake.hub.download import edits_file, edits_file_at_point
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,8 +29,7 @@ def plan_of(edits: str | Path | EditPlan, weights: Mapping[str, float] | None, p
             )
         plan = edits
     else:
-        file = edits_file(edits)
-        plan = read_edits(file if point is None else edits_at_point(file, point))
+        plan = read_edits(edits_file(edits) if point is None else edits_file_at_point(edits, point))
     return plan.with_weights(weights) if weights else plan
 
 

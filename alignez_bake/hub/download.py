@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import glob
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from alignez_bake.errors import BadInputError
@@ -16,9 +16,18 @@ from alignez_bake.exporters.output_folder import OURS
 from alignez_bake.hub.errors import hub_errors
 from alignez_bake.hub.repo_id import RepoId, looks_like_repo_id, parse_repo_id
 from alignez_bake.safetensors_io.folder_layout import INDEX_FILE, SINGLE_FILE, read_index
+from alignez_bake.tuning.frontier_files import (
+    edits_at_point,
+    frontier_folder,
+    no_such_point,
+    point_file,
+    points_among,
+    points_beside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import PurePath
 
 # The client's documented cache: `models--user--repo/snapshots/COMMIT`. No name has `--` in it, so this is unambiguous.
 _CACHED_REPO: Final = re.compile(r"models--([^/]+?)--([^/]+)")
@@ -148,9 +157,52 @@ def edits_file(edits: str | Path) -> Path:
         return path
     if not looks_like_repo_id(str(edits)):
         raise BadInputError(f"no such file of edits: {path} (and no name on the hub, which is user/repo[@revision])")
+    return _edits_of(parse_repo_id(str(edits)))[1]
+
+
+def edits_file_at_point(edits: str | Path, point: str) -> Path:
+    """The file of another candidate of the search that chose some edits.
+
+    Args:
+        edits: as for `edits_file`; of a repository the edits and this candidate are downloaded, of one commit.
+        point: name of the candidate, which lies beside them.
+
+    Raises:
+        BadInputError: as `edits_file`; or there is no such candidate: the message lists those that there are.
+    """
+    if Path(edits).exists() or not looks_like_repo_id(str(edits)):
+        return edits_at_point(edits_file(edits), point)
+    from huggingface_hub import constants  # noqa: PLC0415 - only those who use the hub pay for its client
+
     repo = parse_repo_id(str(edits))
+    snapshot, file = _edits_of(repo)
+    names = points_beside(file)
+    if point not in names and not constants.HF_HUB_OFFLINE:
+        pinned = RepoId(repo.repo, snapshot.name)
+        names = points_among(_names_in(pinned, frontier_folder(file).relative_to(snapshot)))
+        # What is downloaded is a name of the hub's list, never one unseen.
+        if point in names:
+            wanted = point_file(file, point).relative_to(snapshot).as_posix()
+            _snapshot(pinned, [glob.escape(wanted)])
+    if point not in names:
+        raise no_such_point(point, f"{repo}{_as_cached()}", names)
+    return edits_at_point(file, point)
+
+
+def _edits_of(repo: RepoId) -> tuple[Path, Path]:
+    """The snapshot of a repository with nothing but its edits, and their file."""
     snapshot = _snapshot(repo, (EDITS_FILE, f"{OURS}/{EDITS_FILE}"))
-    return _edits_in(snapshot, f"{repo}{_as_cached()}")
+    return snapshot, _edits_in(snapshot, f"{repo}{_as_cached()}")
+
+
+def _names_in(repo: RepoId, folder: PurePath) -> list[str]:
+    """Names of the files right inside a folder of a repository, as the hub lists them."""
+    from huggingface_hub import HfApi  # noqa: PLC0415 - only those who use the hub pay for its client
+
+    with hub_errors(repo, "read"):
+        listed = HfApi().model_info(repo.repo, revision=repo.revision).siblings or []
+    paths = [PurePosixPath(file.rfilename) for file in listed]
+    return [path.name for path in paths if path.parent == PurePosixPath(folder)]
 
 
 def _edits_in(folder: Path, name: str) -> Path:

@@ -15,7 +15,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.strict_json import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from alignez_bake.edit_plan import EditPlan
 
@@ -71,6 +71,34 @@ def remove_frontier(edits: Path) -> None:
         shutil.rmtree(frontier_folder(edits))
 
 
+def point_file(edits: Path, point: str) -> Path:
+    """Where the candidate of a name lies, which `edits_at_point` or a listing has seen: `edits.frontier/NAME`."""
+    return frontier_folder(edits) / f"{point}{_EDITS}"
+
+
+def points_among(files: Iterable[str]) -> list[str]:
+    """Names of the candidates among the files of such a folder."""
+    return sorted(name.removesuffix(_EDITS) for name in files if name.endswith(_EDITS))
+
+
+def points_beside(edits: Path) -> list[str]:
+    """Names of the candidates beside an edit file."""
+    folder = frontier_folder(edits)
+    return points_among(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+
+
+def no_such_point(point: str, edits: str, names: Sequence[str]) -> BadInputError:
+    """The error that lists those that there are.
+
+    Args:
+        point: what was asked for.
+        edits: the edit file of the search, or where it was found.
+        names: of the candidates.
+    """
+    there = f"it has {', '.join(map(shown, names))}" if names else "no candidates lie beside it"
+    return BadInputError(f"--point {shown(point)} is no candidate of {edits}: {there}")
+
+
 def edits_at_point(edits: Path, point: str) -> Path:
     """The file of a candidate's edits.
 
@@ -81,10 +109,8 @@ def edits_at_point(edits: Path, point: str) -> Path:
     Raises:
         BadInputError: there is no such candidate; the message lists those that there are.
     """
-    folder = frontier_folder(edits)
-    names = sorted(entry.stem for entry in folder.glob(f"*{_EDITS}")) if folder.is_dir() else []
+    names = points_beside(edits)
     # Compared with what is there, never joined to a path unseen.
     if point not in names:
-        there = f"it has {', '.join(names)}" if names else "no candidates lie beside it"
-        raise BadInputError(f"--point {shown(point)} is no candidate of {edits}: {there}")
-    return folder / f"{point}{_EDITS}"
+        raise no_such_point(point, str(edits), names)
+    return point_file(edits, point)

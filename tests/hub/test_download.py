@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,15 @@ except BadInputError as error:
     sys.exit(f"refused: {error}")
 """
 EDITS = BASE.replace("base_folder", "edits_file").replace(', trust_remote_code="trust" in sys.argv[2:]', "")
+POINT = """
+import sys
+from alignez_bake.commands.asked_edits import plan_of
+from alignez_bake.errors import BadInputError
+try:
+    print(*(edit.strength for edit in plan_of(sys.argv[1], None, sys.argv[2]).edits))
+except BadInputError as error:
+    sys.exit(f"refused: {error}")
+"""
 FORBIDDEN = dict.fromkeys(
     (
         *("pytorch_model.bin", "model.pt", "weights.pkl", "model.gguf", "onnx/model.onnx", "onnx/config.json"),
@@ -212,6 +222,69 @@ def test_a_repository_without_edits(local_hub, hub_base):
     line = refusal(run_python(local_hub.env(), EDITS, "user/base"))
     assert "user/base has neither edits.safetensors nor alignez/edits.safetensors" in line
     assert not local_hub.downloaded()
+
+
+@pytest.fixture
+def search(local_hub, hub_base, tmp_path):
+    """The edits of `user/aligned`, a result with two other candidates of its search, and more beside them."""
+    write_edits(plan_for(hub_base), tmp_path / "edits.safetensors")
+    data = (tmp_path / "edits.safetensors").read_bytes()
+    others = ("edits.frontier/notes.txt", "edits.frontier/deep/ridge-2.safetensors", "ridge-3.safetensors")
+    # Each with content of its own: the client downloads equal content once.
+    files = {
+        "edits.safetensors": data,
+        "edits.frontier/ridge-1.safetensors": edits_of_strength(tmp_path, hub_base, 2.0),
+        "edits.frontier/ridge-1.5.safetensors": edits_of_strength(tmp_path, hub_base, 3.0),
+        **{name: name.encode() for name in others},
+    }
+    local_hub.store.add(
+        "user/aligned", {**files_of(hub_base), **{f"alignez/{name}": data for name, data in files.items()}}
+    )
+    return data
+
+
+def edits_of_strength(folder, base, strength):
+    plan = plan_for(base)
+    edits = tuple(replace(edit, strength=strength) for edit in plan.edits)
+    write_edits(replace(plan, edits=edits), folder / "other.safetensors")
+    return (folder / "other.safetensors").read_bytes()
+
+
+def test_of_another_candidate_nothing_else_is_downloaded(local_hub, search):
+    ran = run_python(local_hub.env(), POINT, "user/aligned", "ridge-1")
+    assert ran.status == 0, ran.errors
+    assert ran.out.split() == ["2.0", "2.0"]
+    names = ("edits.safetensors", "edits.frontier/ridge-1.safetensors")
+    assert local_hub.downloaded() == {f"user/aligned/alignez/{name}" for name in names}
+
+    local_hub.requests.clear()
+    offline = local_hub.env(HF_HUB_OFFLINE="1")
+    assert run_python(offline, POINT, "user/aligned", "ridge-1").out == ran.out
+    line = refusal(run_python(offline, POINT, "user/aligned", "ridge-1.5"))
+    assert "of user/aligned in the local cache, and HF_HUB_OFFLINE is set: it has 'ridge-1'" in line
+    assert not local_hub.requests
+
+
+@pytest.mark.parametrize(
+    "point", ["ridge-2", "../edits", "deep/ridge-2", "ridge-*", "/etc/passwd", "", "ridge-1.safetensors", "notes"]
+)
+def test_a_candidate_that_is_not_there_is_asked_for_by_no_path(point, local_hub, search):
+    line = refusal(run_python(local_hub.env(), POINT, "user/aligned", point))
+    assert line.endswith(f"--point {point!r} is no candidate of user/aligned: it has 'ridge-1', 'ridge-1.5'")
+    assert local_hub.downloaded() == {"user/aligned/alignez/edits.safetensors"}
+
+
+def test_edits_of_a_repository_without_a_search_have_no_candidates(local_hub, search):
+    local_hub.store.add("user/edits", {"edits.safetensors": search})
+    line = refusal(run_python(local_hub.env(), POINT, "user/edits", "ridge-1"))
+    assert line.endswith("--point 'ridge-1' is no candidate of user/edits: no candidates lie beside it")
+
+
+def test_a_damaged_candidate_is_refused_as_damaged_edits_are(local_hub, search):
+    damaged = {"edits.safetensors": search, "edits.frontier/ridge-1.safetensors": search[:-4]}
+    local_hub.store.add("user/edits", damaged)
+    line = refusal(run_python(local_hub.env(), POINT, "user/edits", "ridge-1"))
+    assert "ridge-1.safetensors" in line
 
 
 def test_local_edits(result, tmp_path):

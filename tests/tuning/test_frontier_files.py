@@ -52,7 +52,7 @@ def test_another_search_replaces_all_of_them(edits):
 @pytest.mark.parametrize("point", ["ridge-9", "../edits", "", "/etc/passwd", "ridge-1.safetensors"])
 def test_a_name_that_is_not_there_is_no_path(edits, point):
     write_frontier(edits, {"ridge-1": plan(2.0)})
-    with pytest.raises(BadInputError, match=r"is no candidate of .*: it has ridge-1"):
+    with pytest.raises(BadInputError, match=r"is no candidate of .*: it has 'ridge-1'"):
         edits_at_point(edits, point)
 
 
