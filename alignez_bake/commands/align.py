@@ -11,6 +11,7 @@ from alignez_bake.commands.answers import SAMPLES
 from alignez_bake.commands.bake import BakeResult, bake
 from alignez_bake.commands.fit import fitted_json
 from alignez_bake.commands.refitting import expected_plan
+from alignez_bake.commands.resuming import removed_with_the_outcome, search_file
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.dtype import check_dtype, file_dtype
@@ -244,14 +245,14 @@ def align(
     check_finite_tensors(base.tensors, progress=progress)
     lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer, prompt_template)
-    growing, searching, ours = _growing_files(out)
+    growing, searching = out.with_name(f".{out.name}.pairs.jsonl"), search_file(out)
     with parents_made(out):
-        # Not within the `try`: a file that is refused here belongs to another run.
+        # Not within the next context: a file that is refused here belongs to another run.
         of_pairs = asked if split is None else asked_for_pairs(lm, asked, split, form)
         pairs, limits = write_own_pairs(
             lm, of_pairs, form, growing, batch_size=batch_size, seed=seed, progress=progress
         )
-        try:
+        with removed_with_the_outcome(searching, growing):
             feasibility = assess_cheaply(
                 lm,
                 pairs.records,
@@ -289,7 +290,6 @@ def align(
                     progress=progress,
                 )
                 if tuned.fitted is None:
-                    _remove(growing, searching)
                     return AlignResult(plan, limits.note, feasibility=feasibility, tuned=tuned)
                 fitted = tuned.fitted
             fitted = with_feasibility(fitted, feasibility)
@@ -332,26 +332,7 @@ def align(
                 shown=shown,
                 progress=progress,
             )
-        except BadInputError:
-            # Nothing to go on with: the same input would be refused again. An interruption leaves the file.
-            _remove(*ours)
-            raise
-        _remove(growing, searching)
     return AlignResult(plan, limits.note, fitted, baked, feasibility, tuned)
-
-
-def _growing_files(out: Path) -> tuple[Path, Path, tuple[Path, ...]]:
-    """Hidden files of pairs and of the search, and those that go where a step refuses its input.
-
-    A search that is there already may be another's, which is refused for that: it stays, and its pairs with it.
-    """
-    growing, searching = (out.with_name(f".{out.name}.{name}.jsonl") for name in ("pairs", "tuning"))
-    return growing, searching, () if searching.exists() else (growing, searching)
-
-
-def _remove(*files: Path) -> None:
-    for file in files:
-        file.unlink(missing_ok=True)
 
 
 def _check_way(

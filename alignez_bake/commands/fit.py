@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignez_bake.commands.given_pairs import read_asked_pairs
+from alignez_bake.commands.resuming import removed_with_the_outcome, search_file
 from alignez_bake.edit_file import read_edits, write_edits
 from alignez_bake.errors import BadInputError
 from alignez_bake.exporters.output_folder import parents_made
@@ -95,6 +96,8 @@ def fit(
     """Fit edits to pairs and write them.
 
     The file may hold edits that cannot be folded; `explain` says which, and `bake` what each artefact does of them.
+    A choice grows in a hidden file beside `out`, so that the same call goes on where an interrupted one stopped; it is
+    removed when there is a result, or nothing that helps.
 
     Args:
         model: the base's folder or hub id.
@@ -169,8 +172,8 @@ def fit(
         return FitResult(out, fitted)
     assert split is not None
     of_pairs = {query["query"] for query in split.pairs}
-    searching = out.with_name(f".{out.name}.tuning.jsonl")
-    with parents_made(out):
+    searching = search_file(out)
+    with parents_made(out), removed_with_the_outcome(searching):
         tuned = tune_edits(
             lm,
             [record for record in records if record.query["query"] in of_pairs],
@@ -186,7 +189,6 @@ def fit(
         if tuned.fitted is not None:
             write_frontier(out, tuned.frontier)
             write_edits(tuned.fitted.plan, out)
-        searching.unlink()
     return FitResult(out, tuned.fitted, tuned)
 
 

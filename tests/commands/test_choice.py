@@ -13,6 +13,7 @@ from alignez_bake.cli.align import _tables as align_tables
 from alignez_bake.cli.fit import _tables as fit_tables
 from alignez_bake.edit_file import read_edits
 from alignez_bake.errors import BadInputError, CheckFailedError
+from alignez_bake.tuning import tuner
 from alignez_bake.tuning.frontier import TuningResult
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
@@ -139,6 +140,41 @@ def test_queries_that_leave_no_room_to_be_judged_are_refused_before_pairs_are_ma
     (tmp_path / "queries.txt").write_text("\n".join(f"pot {number}?" for number in range(16)))
     with pytest.raises(BadInputError, match="72"):
         align(base, tmp_path / "out", queries=tmp_path / "queries.txt", prompt_template="{query}")
+
+
+@pytest.mark.parametrize("command", ["align", "fit"])
+def test_an_interrupted_search_goes_on_and_a_refused_one_leaves_nothing(command, save_tiny, tmp_path, monkeypatch):
+    base = save_tiny("llama", tmp_path / "base")
+    (tmp_path / "queries.txt").write_text("\n".join(f"pot {number}?" for number in range(16)))
+    settings = {"queries": tmp_path / "queries.txt", "prompt_template": "{query}"}
+    if command == "fit":
+        pairs(base, tmp_path / "pairs.jsonl", **settings)
+    (tmp_path / "made").mkdir()
+
+    def run():
+        if command == "fit":
+            return fit(base, tmp_path / "pairs.jsonl", tmp_path / "made" / "out")
+        return align(base, tmp_path / "made" / "out", **settings)
+
+    def stop(error):
+        def plans_of(*_):
+            raise error
+
+        monkeypatch.setattr(tuner, "plans_of", plans_of)
+
+    stop(BadInputError("no"))
+    with pytest.raises(BadInputError, match="no"):
+        run()
+    assert not list((tmp_path / "made").iterdir())
+
+    stop(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert (tmp_path / "made" / ".out.tuning.jsonl").read_text().count("\n") == 1 + 1, "the base's loss was measured"
+    monkeypatch.undo()
+    monkeypatch.setattr(tuner.NeutralDrift, "base_loss", None)  # what the file holds is not measured again
+    assert run().tuned.tuning.chosen is None
+    assert not list((tmp_path / "made").iterdir())
 
 
 def test_a_search_of_another_run_is_left_alone(save_tiny, tmp_path):
