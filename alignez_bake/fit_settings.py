@@ -17,6 +17,7 @@ from alignez_bake.methods.protocol import MethodSettings, ReadsOut
 from alignez_bake.methods.registry import check_joint, check_offered, method_named
 
 if TYPE_CHECKING:
+    from alignez_bake.asked_fit import AskedFit
     from alignez_bake.edit import Positions
     from alignez_bake.methods.protocol import Method, TopLayers
     from alignez_bake.model_folder import ModelFolder
@@ -79,46 +80,34 @@ class FitSettings:
         }
 
 
-def check_fit(
-    base: ModelFolder,
-    *,
-    method: str,
-    strength: float | None,
-    layers: str | None,
-    rank: int | None,
-    seed: int,
-    positions: str = "all",
-    gated: bool = False,
-    top_layers: int | str | None = None,
-    joint: bool = False,
-) -> FitSettings:
+def check_fit(base: ModelFolder, asked: AskedFit) -> FitSettings:
     """Settings of a fit, refused before the long work where they cannot lead to edits.
 
     Args:
         base: the base model.
-        method: by name.
-        strength: the method's own, or None.
-        layers: such as `4-20`, or None for all.
-        rank: of each edit, or None.
-        seed: for methods that draw.
-        positions: `all` or `last`.
-        gated: whether to use the method's gates.
-        top_layers: how many of the layers to edit, or `auto`, or None for all.
-        joint: whether several objectives are fitted together.
+        asked: with a method's name, and a number as strength or none; what belongs to a choice does not matter.
 
     Raises:
         BadInputError: unknown method or positions, layers out of range, a rank that a site does not have, more top
             layers than layers or neither a number of them nor `auto`, settings that the method has no use for, or a
             site that the architecture lacks.
     """
-    chosen = method_named(method)
-    selected = tuple(range(base.num_layers)) if layers is None else parse_layers(layers, base.num_layers)
-    top = parse_top_layers(top_layers)
+    assert not isinstance(asked.strength, str)
+    chosen, selected = method_named(asked.method), asked_layers(base, asked)
+    top = parse_top_layers(asked.top_layers)
     settings = FitSettings(
-        chosen, selected, strength, rank, seed, checked_positions(positions), gated=gated, top_layers=top, joint=joint
+        chosen,
+        selected,
+        asked.strength,
+        asked.rank,
+        asked.seed,
+        checked_positions(asked.positions),
+        gated=asked.gated,
+        top_layers=top,
+        joint=asked.joint,
     )
     check_offered(chosen, settings.for_objective(None))
-    if joint:
+    if asked.joint:
         check_joint(chosen)
     if isinstance(top, int) and top > len(selected):
         raise BadInputError(f"top layers {top} is not possible: only {len(selected)} layers may be edited")
@@ -126,14 +115,25 @@ def check_fit(
     if isinstance(chosen, ReadsOut) and chosen.needs_last_layer and last not in selected:
         raise BadInputError(
             f"method {chosen.name!r} changes what is read out behind layer {last}, the model's last one, and --layers "
-            f"{layers} leaves it out: let them end there, or use residual_ridge"
+            f"{asked.layers} leaves it out: let them end there, or use residual_ridge"
         )
     for site in chosen.sites(base.architecture, selected):
         slot = find_slot(base, site)
         widest = min(slot.d_out, slot.d_in)
-        if rank is not None and rank > widest:
-            raise BadInputError(f"rank {rank} is above what site {site} has: its map is {slot.d_out} x {slot.d_in}")
+        if asked.rank is not None and asked.rank > widest:
+            raise BadInputError(
+                f"rank {asked.rank} is above what site {site} has: its map is {slot.d_out} x {slot.d_in}"
+            )
     return settings
+
+
+def asked_layers(base: ModelFolder, asked: AskedFit) -> tuple[int, ...]:
+    """The layers that may be edited.
+
+    Raises:
+        BadInputError: layers that the base does not have.
+    """
+    return tuple(range(base.num_layers)) if asked.layers is None else parse_layers(asked.layers, base.num_layers)
 
 
 def checked_positions(text: str) -> Positions:

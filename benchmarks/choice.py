@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from alignez_bake.asked_fit import AskedFit
 from alignez_bake.evaluation.rates import gap_closed
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.pipeline import read_pairs_of, write_own_pairs
@@ -27,7 +28,7 @@ from alignez_bake.progress import RichProgress
 from alignez_bake.prompts.persona import persona_sentence
 from alignez_bake.tuning.candidate import TunedObjective
 from alignez_bake.tuning.neutral import shipped_neutral_texts
-from alignez_bake.tuning.offered import AUTO, TuneSettings, check_settings
+from alignez_bake.tuning.offered import TuneSettings, check_settings
 from alignez_bake.tuning.tuner import split_queries, tune
 from benchmarks.cells import Cell
 from benchmarks.choice_tables import choice_tables
@@ -83,7 +84,7 @@ def _finished(out: Path, bench: WorldBench, seed: int, samples: int) -> dict[str
 
 def _run(bench: WorldBench, seed: int, samples: int, out: Path) -> dict[str, Any]:
     world, lm = bench.world, bench.base
-    settings = check_settings(lm.folder, method=AUTO, strength=None, layers=None, rank=None, seed=seed)
+    settings = check_settings(lm.folder, AskedFit(seed=seed))
     assert isinstance(settings, TuneSettings)
     split = split_queries(world.asked.queries, seed)
     began = time.process_time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from alignez_bake.asked_fit import AskedFit
 from alignez_bake.errors import BadInputError
 from alignez_bake.fit_settings import FitSettings, check_fit, check_ways, constant_has_home
 from alignez_bake.methods.registry import METHODS
@@ -30,7 +31,7 @@ def base_with_biases(tmp_path_factory, save_tiny) -> ModelFolder:
 
 
 def checked(base: ModelFolder, method: str = "alignez_v2", layers: str | None = None, **asked: object) -> FitSettings:
-    return check_fit(base, method=method, strength=None, layers=layers, rank=None, seed=0, **asked)
+    return check_fit(base, AskedFit(method=method, layers=layers, **asked))
 
 
 def test_settings_reach_the_method_and_the_record(base: ModelFolder) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignez_bake.asked_fit import AUTO, AskedFit
 from alignez_bake.commands.activation_pictures import with_pictures
 from alignez_bake.commands.answers import SAMPLES
 from alignez_bake.commands.bake import BakeResult, bake
@@ -31,16 +32,16 @@ from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.report.html.packages import page_wanted
 from alignez_bake.report.html.page_parts import PageParts
 from alignez_bake.safetensors_io.finite import check_finite_tensors
-from alignez_bake.tuning.offered import AUTO, TuneSettings, check_settings
+from alignez_bake.tuning.offered import TuneSettings, check_settings
 from alignez_bake.tuning.tuned_fit import asked_for_pairs, queries_to_judge, tune_edits
 
 if TYPE_CHECKING:
     from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.asked_fit import Strength
     from alignez_bake.exporters.protocol import Exporter
     from alignez_bake.feasibility.assess import Feasibility
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
-    from alignez_bake.tuning.offered import Strength
     from alignez_bake.tuning.tuned_fit import TunedFit
 
 
@@ -218,8 +219,7 @@ def align(
     )
     export_settings.check_options(exporter.name, exporter.options)
     code = trust_remote_code or not exporter.inserts_need_code
-    settings = check_settings(
-        base,
+    asked_fit = AskedFit(
         method=method,
         strength=strength,
         layers=layers,
@@ -230,8 +230,9 @@ def align(
         top_layers=top_layers,
         joint=joint,
         kl_budget=kl_budget,
-        neutral=None if neutral is None else Path(neutral),
+        neutral=neutral,
     )
+    settings = check_settings(base, asked_fit)
     check_together(asked.objectives, asked.weights, joint=joint)
     split = queries_to_judge(asked.queries, asked.weights, seed) if isinstance(settings, TuneSettings) else None
     for each in settings.kinds if isinstance(settings, TuneSettings) else (settings,):

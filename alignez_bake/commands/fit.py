@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alignez_bake.asked_fit import AUTO, AskedFit
 from alignez_bake.commands.given_pairs import read_asked_pairs
 from alignez_bake.commands.resuming import removed_with_the_outcome, search_file
 from alignez_bake.edit_file import read_edits, write_edits
@@ -18,12 +19,12 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import Fitted, check_together, fit_edits
 from alignez_bake.progress import NoProgress
 from alignez_bake.tuning.frontier_files import check_frontier_replaceable, remove_frontier, write_frontier
-from alignez_bake.tuning.offered import AUTO, TuneSettings, check_settings
+from alignez_bake.tuning.offered import TuneSettings, check_settings
 from alignez_bake.tuning.tuned_fit import queries_to_judge, tune_edits
 
 if TYPE_CHECKING:
+    from alignez_bake.asked_fit import Strength
     from alignez_bake.progress import Progress
-    from alignez_bake.tuning.offered import Strength
     from alignez_bake.tuning.tuned_fit import TunedFit
     from alignez_bake.tuning.tuner import SplitQueries
 
@@ -137,8 +138,7 @@ def fit(
         _check_replaceable(out)
     folder = open_model_folder(base_folder(model, trust_remote_code=trust_remote_code))
     check_frontier_replaceable(out)
-    settings = check_settings(
-        folder,
+    asked_fit = AskedFit(
         method=method,
         strength=strength,
         layers=layers,
@@ -149,8 +149,9 @@ def fit(
         top_layers=top_layers,
         joint=joint,
         kl_budget=kl_budget,
-        neutral=None if neutral is None else Path(neutral),
+        neutral=neutral,
     )
+    settings = check_settings(folder, asked_fit)
     asked = read_asked_pairs(pairs, objective=objective, objectives_file=objectives_file)
     records, objectives, weights = asked.records.records, asked.objectives, asked.weights
     # Pairs of which no dial is asked for may hold objectives that would cancel.

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
+from alignez_bake.asked_fit import AUTO
 from alignez_bake.errors import BadInputError
-from alignez_bake.fit_settings import FitSettings, check_fit
-from alignez_bake.methods.layers import parse_layers
+from alignez_bake.fit_settings import FitSettings, asked_layers, check_fit
 from alignez_bake.methods.registry import method_named
 from alignez_bake.tuning.candidate import Candidate
 from alignez_bake.tuning.neutral import check_neutral_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from alignez_bake.asked_fit import AskedFit
     from alignez_bake.model_folder import ModelFolder
-
-AUTO: Final = "auto"
-Strength = float | Literal["auto"] | None
 
 _Ladder = tuple[tuple[str, tuple[float, ...]], ...]
 
@@ -76,67 +72,27 @@ class TuneSettings:
         }
 
 
-def check_settings(
-    base: ModelFolder,
-    *,
-    method: str,
-    strength: Strength,
-    layers: str | None,
-    rank: int | None,
-    seed: int,
-    positions: str = "all",
-    gated: bool = False,
-    top_layers: int | str | None = None,
-    joint: bool = False,
-    kl_budget: float | None = None,
-    neutral: Path | None = None,
-) -> FitSettings | TuneSettings:
-    """Settings of a fit, or of a choice where method or strength are `auto`; arguments as `fit_settings.check_fit`.
+def check_settings(base: ModelFolder, asked: AskedFit) -> FitSettings | TuneSettings:
+    """Settings of a fit, or of a choice where method or strength are `auto`.
 
     Args:
         base: the base model.
-        method: a name, or `auto`.
-        strength: a number, `auto`, or None: `auto` where the method is, else the method's default.
-        layers: such as `4-20`.
-        rank: of each edit.
-        seed: of everything that is drawn.
-        positions: `all` or `last`.
-        gated: of a named method.
-        top_layers: of a named method.
-        joint: fit several objectives together.
-        kl_budget: of a choice.
-        neutral: of a choice.
+        asked: what was asked for.
 
     Raises:
         BadInputError: as `check_fit`, where no candidate is possible; a strength that belongs to no method; options of
             a choice where nothing is chosen; a budget that is no positive number; no such file of neutral texts.
     """
-    checked = partial(
-        check_fit,
-        base,
-        layers=layers,
-        rank=rank,
-        seed=seed,
-        positions=positions,
-        gated=gated,
-        top_layers=top_layers,
-        joint=joint,
-    )
-    if AUTO not in {method, strength}:
-        for option, value in (("--kl-budget", kl_budget), ("--neutral", neutral)):
+    if AUTO not in {asked.method, asked.strength}:
+        for option, value in (("--kl-budget", asked.kl_budget), ("--neutral", asked.neutral)):
             if value is not None:
                 raise BadInputError(
-                    f"{option} {value} belongs to the choice of an edit, and --method {method} with a fixed strength "
-                    "leaves none: use --method auto, or --strength auto"
+                    f"{option} {value} belongs to the choice of an edit, and --method {asked.method} with a fixed "
+                    "strength leaves none: use --method auto, or --strength auto"
                 )
-        assert not isinstance(strength, str)
-        return checked(method=method, strength=strength)
-    if method == AUTO:
-        _check_auto(strength, gated=gated, top_layers=top_layers)
-        ladder = JOINT_LADDER if joint else LADDER
-    else:
-        default = method_named(method).default_strength
-        ladder = ((method, STRENGTHS.get(method, tuple(default * factor for factor in _OF_DEFAULT))),)
+        return check_fit(base, asked)
+    kl_budget, neutral = asked.kl_budget, None if asked.neutral is None else Path(asked.neutral)
+    ladder = _ladder(asked)
     if kl_budget is not None and not (math.isfinite(kl_budget) and kl_budget > 0):
         raise BadInputError(
             f"--kl-budget {kl_budget:g} must be a number of nats per token above 0: an edit that moves nothing does "
@@ -144,16 +100,16 @@ def check_settings(
         )
     if neutral is not None:
         check_neutral_file(neutral)
-    selected = tuple(range(base.num_layers)) if layers is None else parse_layers(layers, base.num_layers)
+    selected = asked_layers(base, asked)
     candidates, fits, refusals = [], [], []
     for name, strengths in ladder:
         for value in strengths:
             try:
-                fit = checked(method=name, strength=value)
+                fit = check_fit(base, replace(asked, method=name, strength=value))
             except BadInputError as error:
                 refusals.append(error)
                 # Its fit will say the same, for the record of the search.
-                fit = FitSettings(method_named(name), selected, value, rank, seed)
+                fit = FitSettings(method_named(name), selected, value, asked.rank, asked.seed)
             else:
                 fits.append(fit)
             candidates.append(
@@ -161,7 +117,7 @@ def check_settings(
             )
     if not fits:
         raise refusals[-1]
-    return TuneSettings(tuple(candidates), tuple(fits), kl_budget, neutral, seed, joint)
+    return TuneSettings(tuple(candidates), tuple(fits), kl_budget, neutral, asked.seed, asked.joint)
 
 
 def candidate_name(method: str, strength: float) -> str:
@@ -169,11 +125,20 @@ def candidate_name(method: str, strength: float) -> str:
     return f"{method}-{strength:g}"
 
 
-def _check_auto(strength: Strength, *, gated: bool, top_layers: int | str | None) -> None:
-    if strength not in (None, AUTO):
+def _ladder(asked: AskedFit) -> _Ladder:
+    """Methods and strengths to choose among.
+
+    Raises:
+        BadInputError: an unknown method; or `auto` with what belongs to one.
+    """
+    if asked.method != AUTO:
+        default = method_named(asked.method).default_strength
+        return ((asked.method, STRENGTHS.get(asked.method, tuple(default * factor for factor in _OF_DEFAULT))),)
+    if asked.strength not in (None, AUTO):
         raise BadInputError(
-            f"--strength {strength} means something else for each method: name one with --method, or leave it out"
+            f"--strength {asked.strength} means something else for each method: name one with --method, or leave it out"
         )
-    for option, given in (("--gated", gated), ("--top-layers", top_layers is not None)):
+    for option, given in (("--gated", asked.gated), ("--top-layers", asked.top_layers is not None)):
         if given:
             raise BadInputError(f"{option} belongs to a method that is named: use it with --method alignez_v2")
+    return JOINT_LADDER if asked.joint else LADDER

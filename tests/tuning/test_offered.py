@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from alignez_bake.asked_fit import AUTO, AskedFit
 from alignez_bake.errors import BadInputError
 from alignez_bake.fit_settings import FitSettings
 from alignez_bake.methods.registry import JOINT_METHODS, METHODS
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.tuning.offered import AUTO, LADDER, STRENGTHS, TuneSettings, check_settings
+from alignez_bake.tuning.offered import LADDER, STRENGTHS, TuneSettings, check_settings
 
 
 @pytest.fixture
 def checked(tiny_folder):
     def checked(model_type="llama", **settings):
         base = open_model_folder(tiny_folder(model_type))
-        defaults = {"method": AUTO, "strength": None, "layers": None, "rank": None, "seed": 3}
-        return check_settings(base, **(defaults | settings))
+        return check_settings(base, AskedFit(**({"seed": 3} | settings)))
 
     return checked
 
