@@ -29,6 +29,7 @@ from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.prompts.queries import read_queries
+from alignez_bake.tuning.offered import AUTO
 from examples.expedite_data import share_of, world_preferences
 from examples.expedite_plot import draw
 from examples.preference_tuning import DpoSettings, LoraShape, check_installed, dpo_tuned
@@ -99,6 +100,7 @@ class Bench:
     samples: int
     batch_size: int
     seed: int
+    method: str = AUTO
 
     def point(self, percent: float, size: int, settings: DpoSettings) -> Point:
         """Tune on a part of the preferences, align the result, measure both."""
@@ -117,6 +119,7 @@ class Bench:
                     objectives_file=self.folder / "objectives.json",
                     queries=self.folder / "queries.jsonl",
                     prompt_template=self.form.template,
+                    method=self.method,
                     seed=self.seed,
                     batch_size=self.batch_size,
                 ).raise_if_failed()
@@ -146,7 +149,7 @@ class Bench:
         )
 
 
-def open_bench(folder: Path, *, samples: int, batch_size: int, seed: int) -> Bench:
+def open_bench(folder: Path, *, samples: int, batch_size: int, seed: int, method: str = AUTO) -> Bench:
     """Read a world's folder, as `examples.train` wrote it.
 
     Raises:
@@ -158,7 +161,7 @@ def open_bench(folder: Path, *, samples: int, batch_size: int, seed: int) -> Ben
     measured = json.loads(file.read_text("utf-8"))
     base = load_language_model(open_model_folder(folder / "base"))
     form = prompt_form(base.tokenizer, measured.get("prompt_template"))
-    return Bench(folder, base, form, measured["world"], samples, batch_size, seed)
+    return Bench(folder, base, form, measured["world"], samples, batch_size, seed, method)
 
 
 def run(bench: Bench, out: Path, percents: Sequence[float], size: int, settings: DpoSettings) -> list[Point]:
@@ -176,6 +179,7 @@ def run(bench: Bench, out: Path, percents: Sequence[float], size: int, settings:
         "samples": bench.samples,
         "batch_size": bench.batch_size,
         "seed": bench.seed,
+        "method": bench.method,
     }
     points = []
     for percent in percents:
@@ -232,6 +236,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=4, help="answers to each held-out query")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0, help="of data, training, pairs and answers")
+    parser.add_argument("--method", default=AUTO, help="that aligns, as `alignez-bake` takes it")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if not all(0 <= percent <= 100 for percent in options.percents):
@@ -249,7 +254,13 @@ def main() -> int:
         max_steps=options.max_steps,
     )
     try:
-        bench = open_bench(options.world, samples=options.samples, batch_size=options.batch_size, seed=options.seed)
+        bench = open_bench(
+            options.world,
+            samples=options.samples,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            method=options.method,
+        )
         points = run(bench, options.out, sorted(set(options.percents)), options.size, settings)
     except BadInputError as error:
         parser.error(str(error))
