@@ -7,6 +7,8 @@ DEMO := out/demo
 # optimum pins transformers 4: an environment of its own.
 OPTIMUM := .venv-optimum
 OPTIMUM_FOLDERS := out/optimum
+# lm_eval wants older packages than `make test` runs with, such as python-dateutil below 3: an environment of its own.
+PEERS := .venv-peers
 
 # The models here are small: a second thread gains nothing, and costs tenfold where something else runs on the cores.
 export OMP_NUM_THREADS := 1
@@ -51,10 +53,15 @@ $(OPTIMUM)/installed: pyproject.toml
 	touch $@
 
 # Tests that need TRL and lm-evaluation-harness, which are skipped where those are not installed.
-peers: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable ".[test,benchmarks,dpo,eval]"
-	$(BIN)/python -m pytest tests/benchmarks/test_alternatives.py tests/examples/test_expedite.py \
+peers: $(PEERS)/installed
+	$(PEERS)/bin/python -m pytest tests/benchmarks/test_alternatives.py tests/examples/test_expedite.py \
 		tests/evaluation/test_lm_eval_bridge.py
 
+$(PEERS)/installed: pyproject.toml
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet --editable ".[test,benchmarks,dpo,eval]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(OPTIMUM) out build dist *.egg-info
+	rm -rf $(VENV) $(OPTIMUM) $(PEERS) out build dist *.egg-info
