@@ -3,8 +3,10 @@
     python -m benchmarks.paper --models NAME=BASE ... --tuned NAME=DIR ... --datasets NAME=QUERIES[@OBJECTIVE] ...
         --judge http://localhost:8000/v1 --judge-model MODEL --aspects helpful="more helpful" ... --out out/paper
 
-Every base writes its own pairs and is aligned by this tool, once for each objective. Base, aligned and tuned model
-answer the queries of every data set; the judge compares them, a server in both orders. For each aspect:
+Every base writes its own pairs and is aligned by this tool, once for each objective, with its default choice of method
+and strength unless --method names one. Where the choice finds no edit that is better than the base, the user is left
+with the base: its row says so, and counts the base's own answers as ours. Base, aligned and tuned model answer the
+queries of every data set; the judge compares them, a server in both orders. For each aspect:
 
     net win                of ours over the base, Win % - Lose %, and of the tuned model over the base
     relative improvement   100 · net win of ours / net win of the tuned model
@@ -28,16 +30,18 @@ from alignez_bake import align, evaluate
 from alignez_bake.errors import AlignezBakeError, BadInputError
 from alignez_bake.evaluation.judge_kinds import JudgeOptions, judge_named
 from alignez_bake.evaluation.protocol import BASE, OURS, TUNED, pair_name
-from alignez_bake.methods.registry import method_named
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import read_asked
 from alignez_bake.progress import RichProgress
 from alignez_bake.prompts.queries import read_queries
+from alignez_bake.tuning.offered import AUTO
 from benchmarks.circumstances import circumstances
 from benchmarks.paper_tables import Cell, deviations, paper_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from alignez_bake.commands.align import AlignResult
 
 BY_RULE: Final = "by rule"
 _SERVERS: Final = ("http://", "https://")
@@ -66,7 +70,7 @@ class Plan:
         pair_queries: what the bases write pairs to; the tool's own unless given.
         objectives_file: of the user's own objectives.
         prompt_template: of all models; each one's own form unless given.
-        method: that aligns.
+        method: that aligns; `auto`: the tool's own choice.
         samples: answers to each query.
         max_new_tokens: of an answer.
         batch_size: texts that run together.
@@ -95,19 +99,21 @@ class Plan:
         """What the judge is told of an aspect."""
         return JudgeOptions(model=self.judge_model, criterion=self.aspects[aspect], key_env=self.judge_key_env)
 
-    def check(self) -> None:
+    def check(self, out: Path) -> None:
         """Find what will not work before anything runs.
 
+        Args:
+            out: as `run` is given it; what is aligned there already is not checked again.
+
         Raises:
-            BadInputError: names that do not agree, an unknown method or judge, a file or folder that cannot be read, or
-                a query that is both learned from and evaluated on.
+            BadInputError: names that do not agree, an unknown method or judge, a file or folder that cannot be read, a
+                query that is both learned from and evaluated on, or what `align` refuses.
         """
         if sorted(self.models) != sorted(self.tuned):
             raise BadInputError(
                 f"--models has {', '.join(sorted(self.models))} and --tuned {', '.join(sorted(self.tuned))}: each base "
                 "needs its tuned twin under the same name"
             )
-        method_named(self.method)
         for aspect in self.aspects:
             judge_named(
                 self.judge, self.options(aspect), device=self.device, batch_size=self.batch_size, seed=self.seed
@@ -123,6 +129,43 @@ class Plan:
                     f"data set {name} and the queries of the pairs share {len(shared)}, such as {shared[0][:60]!r}: "
                     "evaluate on others, or give other --pair-queries"
                 )
+        for model in self.models:
+            for objective in self.objectives:
+                place = _Place.of(out, model, objective)
+                if not place.finished:
+                    _align(self, model, objective, place.aligned, dry_run=True)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Of all data sets, each once."""
+        return tuple(dict.fromkeys(data.objective for data in self.datasets.values()))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the model of one base and objective lies, or the reason why there is none.
+
+    Attributes:
+        aligned: its folder.
+        nothing: a file with the reason of a choice that found nothing better than the base.
+    """
+
+    aligned: Path
+    nothing: Path
+
+    @classmethod
+    def of(cls, out: Path, model: str, objective: str) -> _Place:
+        aligned = out / "aligned" / f"{model}-{objective}"
+        return cls(aligned, aligned.with_name(f"{aligned.name}.nothing-helps.json"))
+
+    @property
+    def finished(self) -> bool:
+        return self.nothing.is_file() or (self.aligned / "config.json").is_file()
+
+    @property
+    def reason(self) -> str | None:
+        """Why nothing was chosen; None where there is a model."""
+        return str(json.loads(self.nothing.read_text(encoding="utf-8"))["reason"]) if self.nothing.is_file() else None
 
 
 def run(plan: Plan, out: Path) -> list[Cell]:
@@ -139,36 +182,55 @@ def run(plan: Plan, out: Path) -> list[Cell]:
     cells = []
     for model, base in plan.models.items():
         for name, data in plan.datasets.items():
-            aligned = out / "aligned" / f"{model}-{data.objective}"
-            if not (aligned / "config.json").is_file():
-                aligned.parent.mkdir(parents=True, exist_ok=True)
-                align(
-                    base,
-                    aligned,
-                    objective=data.objective,
-                    objectives_file=plan.objectives_file,
-                    queries=plan.pair_queries,
-                    prompt_template=plan.prompt_template,
-                    method=plan.method,
-                    device=plan.device,
-                    seed=plan.seed,
-                    batch_size=plan.batch_size,
-                    progress=RichProgress(),
-                )
+            place = _Place.of(out, model, data.objective)
+            if not place.finished:
+                _make(plan, model, data.objective, place)
+            # What the user is left with.
+            ours = place.aligned if place.reason is None else base
             for aspect in plan.aspects:
-                place = out / "eval" / f"{model}-{name}-{aspect}".replace(" ", "_")
-                report = _evaluated(plan, model, aligned, dataset=name, aspect=aspect, out=place)
-                cells.append(_cell(report, model, name, aspect))
+                judged = out / "eval" / f"{model}-{name}-{aspect}".replace(" ", "_")
+                report = _evaluated(plan, model, ours, dataset=name, aspect=aspect, out=judged)
+                cells.append(_cell(report, model, name, aspect, nothing_helps=place.reason))
     return cells
 
 
-def _evaluated(plan: Plan, model: str, aligned: Path, *, dataset: str, aspect: str, out: Path) -> dict[str, Any]:
+def _make(plan: Plan, model: str, objective: str, place: _Place) -> None:
+    """Align a base, or keep why no edit is better than it: the search is not run again for that."""
+    place.aligned.parent.mkdir(parents=True, exist_ok=True)
+    made = _align(plan, model, objective, place.aligned)
+    if made.tuned is None or made.tuned.fitted is not None:
+        made.raise_if_failed()
+        return
+    growing = place.nothing.with_suffix(".part")
+    tuning = made.tuned.tuning
+    growing.write_text(json.dumps({"reason": tuning.reason, "tuning": tuning.to_json()}) + "\n", encoding="utf-8")
+    growing.replace(place.nothing)
+
+
+def _align(plan: Plan, model: str, objective: str, out: Path, *, dry_run: bool = False) -> AlignResult:
+    return align(
+        plan.models[model],
+        out,
+        objective=objective,
+        objectives_file=plan.objectives_file,
+        queries=plan.pair_queries,
+        prompt_template=plan.prompt_template,
+        method=plan.method,
+        device=plan.device,
+        seed=plan.seed,
+        batch_size=plan.batch_size,
+        dry_run=dry_run,
+        progress=RichProgress(),
+    )
+
+
+def _evaluated(plan: Plan, model: str, ours: Path, *, dataset: str, aspect: str, out: Path) -> dict[str, Any]:
     file = out / "eval.json"
     if not file.is_file():
         out.parent.mkdir(parents=True, exist_ok=True)
         evaluate(
             plan.models[model],
-            aligned,
+            ours,
             plan.datasets[dataset].queries,
             judge=plan.judge,
             judge_options=plan.options(aspect),
@@ -186,10 +248,10 @@ def _evaluated(plan: Plan, model: str, aligned: Path, *, dataset: str, aspect: s
     return report
 
 
-def _cell(report: dict[str, Any], model: str, dataset: str, aspect: str) -> Cell:
+def _cell(report: dict[str, Any], model: str, dataset: str, aspect: str, *, nothing_helps: str | None) -> Cell:
     pairs = report["pairs"]
     ours, tuned = pairs[pair_name((OURS, BASE))], pairs[pair_name((TUNED, BASE))]
-    return Cell(model, dataset, aspect, ours["net_win"], tuned["net_win"])
+    return Cell(model, dataset, aspect, ours["net_win"], tuned["net_win"], nothing_helps)
 
 
 def main(arguments: list[str]) -> int:
@@ -197,7 +259,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         plan = _plan(options)
-        plan.check()
+        plan.check(options.out)
         torch.set_num_threads(options.threads)
         settings = json.dumps(_settings(plan), indent=2, sort_keys=True) + "\n"
         options.out.mkdir(parents=True, exist_ok=True)
@@ -296,7 +358,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pair-queries", type=Path, help="that the bases write pairs to; the tool's own if left out")
     parser.add_argument("--objectives-file", type=Path)
     parser.add_argument("--prompt-template")
-    parser.add_argument("--method", default="contrastive_decoding")
+    parser.add_argument("--method", default=AUTO, help="as `alignez-bake` takes it: auto, the default, or a name")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=1, help="answers to each query")
     parser.add_argument("--max-new-tokens", type=int, default=200)

@@ -27,6 +27,7 @@ class Cell:
         aspect: what was judged.
         ours: net win over the base in per cent, with `value`, `low` and `high` of the 95 % interval; None: no verdict.
         tuned: that of the tuned model.
+        nothing_helps: why the choice of an edit found none, so that `ours` is of the base's own answers; else None.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Cell:
     aspect: str
     ours: Mapping[str, float] | None
     tuned: Mapping[str, float] | None
+    nothing_helps: str | None = None
 
     @property
     def relative_improvement(self) -> float | None:
@@ -48,11 +50,11 @@ class Cell:
 
 
 def paper_table(cells: Sequence[Cell]) -> str:
-    """One row a cell, and the mean of the relative improvements that can be stated."""
+    """One row a cell, the mean of the relative improvements that can be stated, and which bases stayed as they are."""
     rows = [
         (
             f"{cell.model}, {cell.dataset}, {cell.aspect}",
-            _net(cell.ours),
+            _net(cell.ours) if cell.nothing_helps is None else f"{_net(cell.ours)}, the base itself",
             _net(cell.tuned),
             "no gap" if cell.relative_improvement is None else f"{cell.relative_improvement:.1f}",
         )
@@ -67,7 +69,14 @@ def paper_table(cells: Sequence[Cell]) -> str:
         "tuned over the base: net win, %",
         "relative improvement, %",
     )
-    return markdown_table(columns, rows)
+    unaided = [
+        f"{cell.model}, {cell.dataset}, {cell.aspect}: no edit is better than the base, so its own answers are counted "
+        f"as ours: {cell.nothing_helps}."
+        for cell in cells
+        if cell.nothing_helps is not None
+    ]
+    table = markdown_table(columns, rows)
+    return "\n".join([table, "", *unaided]) if unaided else table
 
 
 def deviations(model_types: Sequence[str], datasets: int, *, by_server: bool, samples: int) -> list[str]:

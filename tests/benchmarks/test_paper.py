@@ -2,12 +2,18 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
+from alignez_bake import pipeline
+from alignez_bake.commands.align import AlignPlan, AlignResult
+from alignez_bake.errors import CheckFailedError
 from alignez_bake.evaluation.protocol import BASE, OURS, TUNED, Judgement
+from alignez_bake.tuning import tuner
 from benchmarks import paper
 from benchmarks.paper_tables import NOT_COMPARABLE, Cell, deviations, paper_table
+from examples.worlds import WORLDS
 
 
 def net(value, low=None):
@@ -27,6 +33,19 @@ def test_relative_improvement_is_of_net_wins_and_needs_a_gap():
     assert "| b, x, helpful | 5.0 [0.0, 10.0] | 3.0 [-2.0, 8.0] | no gap |" in shown
     assert "| b, y, helpful | no verdict |" in shown
     assert "| mean of 2 of 4 |  |  | 12.5 |" in shown
+
+
+def test_a_base_that_nothing_helps_counts_as_itself_in_row_and_mean():
+    cells = [
+        Cell("a", "x", "helpful", net(20.0), net(40.0)),
+        Cell("b", "x", "helpful", net(0.0), net(40.0), "none is better beyond noise"),
+    ]
+    shown = paper_table(cells)
+    assert "| b, x, helpful | 0.0 [-5.0, 5.0], the base itself | 40.0 [35.0, 45.0] | 0.0 |" in shown
+    assert "| mean of 2 of 2 |  |  | 25.0 |" in shown
+    assert "a, x, helpful: " not in shown
+    assert shown.endswith("its own answers are counted as ours: none is better beyond noise.")
+    assert cells[1].to_json()["nothing_helps"] == "none is better beyond noise"
 
 
 def test_what_is_not_as_in_the_paper_is_said():
@@ -52,6 +71,7 @@ def arguments(world, out, judge, **changed):
         "--datasets": f"held={world / 'heldout.jsonl'}",
         "--judge": judge,
         "--pair-queries": str(world / "queries.jsonl"),
+        "--method": "contrastive_decoding",
         "--max-new-tokens": "6",
         "--out": str(out),
         **changed,
@@ -73,6 +93,7 @@ def arguments(world, out, judge, **changed):
         ({"--models": "m=nowhere"}, "nowhere"),
         ({"--models": "m=a ; m=b"}, "--models has 'm' twice"),
         ({"--method": "magic"}, "method 'magic' is unknown"),
+        ({"--method": "auto"}, "10 queries are too few to choose an edit"),
         ({"--samples": "0"}, "are at least 1"),
         ({"--pair-queries": "SAME"}, "data set held and the queries of the pairs share 6"),
     ],
@@ -88,9 +109,11 @@ def test_bad_input_is_refused_before_anything_runs(world, rules, tmp_path, capsy
 def test_a_model_that_is_the_tuned_one_closes_the_whole_gap(world, rules, tmp_path, capsys, monkeypatch):
     aligned = []
 
-    def copy_of_tuned(base, out, **settings):
-        aligned.append((base, settings["objective"], settings["queries"]))
-        shutil.copytree(world / "tuned", out)
+    def copy_of_tuned(base, out, *, dry_run, **settings):
+        if not dry_run:
+            aligned.append((base, settings["objective"], settings["queries"], settings["method"]))
+            shutil.copytree(world / "tuned", out)
+        return AlignResult(AlignPlan(out, {}, 0, 0, {}, ()))
 
     monkeypatch.setattr(paper, "align", copy_of_tuned)
 
@@ -105,6 +128,8 @@ def test_a_model_that_is_the_tuned_one_closes_the_whole_gap(world, rules, tmp_pa
 
     monkeypatch.setattr("alignez_bake.evaluation.rules_judge.RulesJudge.judge", tuned_wins)
     words = arguments(world, tmp_path / "out", rules)
+    place = words.index("--method")
+    del words[place : place + 2]  # what the command does unless told
     assert paper.main(words) == 0
     printed = capsys.readouterr().out
     (cell,) = json.loads((tmp_path / "out" / "paper.json").read_text())["cells"]
@@ -112,10 +137,51 @@ def test_a_model_that_is_the_tuned_one_closes_the_whole_gap(world, rules, tmp_pa
     assert cell["tuned"]["value"] == pytest.approx(100 * 4 / 6)
     assert cell["relative_improvement"] == pytest.approx(150.0)
     assert NOT_COMPARABLE in printed
-    assert aligned == [(world / "base", "helpful", world / "queries.jsonl")]
+    assert aligned == [(world / "base", "helpful", world / "queries.jsonl", "auto")]
 
     monkeypatch.setattr(paper, "evaluate", None)  # nothing is run again
     assert paper.main(words) == 0
     assert capsys.readouterr().out == printed
     assert paper.main([*words, "--seed", "1"]) == 2
     assert "holds figures of other models or settings" in capsys.readouterr().err
+
+
+def test_a_choice_that_finds_nothing_leaves_the_base_which_is_judged_as_ours(
+    world, rules, tmp_path, capsys, monkeypatch
+):
+    """A budget that no edit keeps to, so that it does not hang on what random weights happen to prefer."""
+    monkeypatch.setattr(tuner, "BUDGET_SHARE", 1e-12)
+    monkeypatch.setattr(pipeline, "ANSWER_TOKENS", 16)
+    monkeypatch.setattr(pipeline, "CHARACTERISTIC_TOKENS", 4)
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text("".join(json.dumps(query) + "\n" for query in WORLDS["museum"].queries("pairs")[:16]))
+    out = tmp_path / "out"
+    words = arguments(world, out, rules, **{"--method": "auto", "--pair-queries": str(queries)})
+    assert paper.main(words) == 0
+    printed = capsys.readouterr().out
+    (cell,) = json.loads((out / "paper.json").read_text())["cells"]
+    kept = json.loads((out / "aligned" / "m-helpful.nothing-helps.json").read_text())
+    assert kept["tuning"]["chosen"] is None
+    assert cell["nothing_helps"] == kept["reason"]
+    assert f"its own answers are counted as ours: {kept['reason']}." in printed
+    assert "the base itself" in printed
+    # Judged like any other, over the base's answers: they tie with themselves.
+    report = json.loads((out / "eval" / "m-held-by_rule" / "eval.json").read_text())
+    assert report["paths"][OURS] == report["paths"][BASE] == str(world / "base")
+    assert report["drift"][OURS]["kl_from_base"] == 0
+    assert cell["ours"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert not (out / "aligned" / "m-helpful").exists()
+
+    monkeypatch.setattr(paper, "align", None)  # the search is not run again
+    assert paper.main(words) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_a_model_that_fails_its_certificate_ends_the_run(world, rules, tmp_path, capsys, monkeypatch):
+    def failing():
+        raise CheckFailedError("the certificate failed")
+
+    monkeypatch.setattr(paper, "align", lambda *_a, **_k: SimpleNamespace(tuned=None, raise_if_failed=failing))
+    assert paper.main(arguments(world, tmp_path / "out", rules)) == CheckFailedError.exit_status
+    assert "error: the certificate failed" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "paper.md").exists()
