@@ -1,9 +1,9 @@
 """What a user would do instead, from the same pairs: `python -m benchmarks.alternatives [WORLD] --out DIR`.
 
 The base with the persona left in the prompt, the persona distilled into a LoRA by gradient, DPO on the self-generated
-pairs, and this tool's methods: good answers, gap closed, drift, processor seconds, and what answering costs. Finished
-figures stay in DIR: the same command goes on where an interrupted one stopped. Needs the extras
-`[dpo]` and `[benchmarks]`.
+pairs, this tool's default and some of its methods: good answers, gap closed, drift, processor seconds, and what
+answering costs. Finished figures stay in DIR: the same command goes on where an interrupted one stopped. Needs the
+extras `[dpo]` and `[benchmarks]`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 from alignez_bake.errors import BadInputError
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import RichProgress
+from alignez_bake.tuning.offered import AUTO
+from alignez_bake.tuning.tuned_fit import queries_to_judge
 from benchmarks.alternatives_measuring import PAIRS_SEED, AlternativesBench, AnswerCost
 from benchmarks.alternatives_plot import plot_alternatives
 from benchmarks.alternatives_subjects import ALTERNATIVES
@@ -28,7 +30,7 @@ from benchmarks.cells import Cell, CellStore, Measured
 from benchmarks.circumstances import circumstances
 from benchmarks.figures import Figures, Run
 from benchmarks.measuring import ANSWER_TOKENS, WorldBench
-from benchmarks.subjects import BASE, TUNED
+from benchmarks.subjects import BASE, PAIRS, TUNED
 from benchmarks.world_folder import read_world
 from examples.preference_tuning import DpoSettings, check_installed
 
@@ -49,6 +51,8 @@ def main(arguments: list[str]) -> None:
     try:
         check_installed(*_packages(subjects))
         world = read_world(options.world)
+        if AUTO in subjects:
+            queries_to_judge(world.asked.queries, world.asked.weights, seed=0)  # enough of them for a choice
     except (BadInputError, FileNotFoundError) as error:
         parser.error(str(error))
     torch.set_num_threads(options.threads)
@@ -63,19 +67,27 @@ def main(arguments: list[str]) -> None:
         for name in ALTERNATIVES
         if name in subjects
     }
+    pairs = Cell(world.name, PAIRS, None, PAIRS_SEED, "all", options.samples)
     # Seed by seed: an interrupted run is whole with fewer seeds.
-    _run([of_row[seed] for seed in range(options.seeds) for of_row in cells.values()], store, made)
+    _run([pairs, *(of_row[seed] for seed in range(options.seeds) for of_row in cells.values())], store, made)
     found = {name: [measured for cell in of_row if (measured := store.get(cell))] for name, of_row in cells.items()}
     figures = _figures(found, options.samples, len(world.held_out))
     costs = _costs(options, made)
 
     around = circumstances("benchmarks.alternatives", arguments)
-    text = "\n".join([alternatives_tables(world.name, figures, costs, options.samples), *around.lines(), ""])
+    written = _seconds(store, pairs)
+    chosen = {name: [one.chosen for one in of_row if one.chosen is not None] for name, of_row in found.items()}
+    tables = alternatives_tables(
+        world.name, figures, costs, samples=options.samples, pairs_seconds=written["processor"], chosen=chosen
+    )
+    text = "\n".join([tables, *around.lines(), ""])
     result = {
         "circumstances": asdict(around),
         "world": world.name,
         "samples": options.samples,
         "settings": {name: _training(name) for name in figures},
+        "pairs_seconds": written,
+        "chosen": {name: names for name, names in chosen.items() if names},
         "figures": {name: asdict(one) for name, one in figures.items()},
         "costs": {name: asdict(cost) for name, cost in costs.items()},
     }
@@ -86,11 +98,20 @@ def main(arguments: list[str]) -> None:
 
 
 def _run(cells: Sequence[Cell], store: CellStore, made: AlternativesBench) -> None:
+    left = [cell for cell in cells if store.get(cell) is None]
+    made.warm_up(cell.subject for cell in left if cell.subject in ALTERNATIVES)
     with RichProgress().task("alternatives", len(cells)) as advance:
-        for cell in cells:
-            if store.get(cell) is None:
-                store.put(cell, made.measure(cell))
+        advance(len(cells) - len(left))
+        for cell in left:
+            store.put(cell, made.measure(cell))
             advance(1)
+
+
+def _seconds(store: CellStore, cell: Cell) -> dict[str, float]:
+    measured = store.get(cell)
+    assert measured is not None, cell
+    assert measured.seconds is not None, cell
+    return measured.seconds
 
 
 def _figures(found: Mapping[str, Sequence[Measured]], samples: int, queries: int) -> dict[str, Figures]:

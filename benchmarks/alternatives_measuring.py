@@ -12,24 +12,27 @@ from alignez_bake.commands.bake import bake
 from alignez_bake.fit_settings import FitSettings
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.language_model.sampling import derived_seed, sample
-from alignez_bake.methods.registry import method_named
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import fit_edits
+from alignez_bake.pipeline import fit_edits, write_own_pairs
 from alignez_bake.preference_pairs.filters import match_pairs
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.persona import persona_sentence
+from alignez_bake.tuning.offered import check_settings
+from alignez_bake.tuning.tuned_fit import queries_to_judge, tune_edits
 from benchmarks.alternatives_distillation import DistillationSettings, distilled
 from benchmarks.alternatives_subjects import ALTERNATIVES, Ours
+from benchmarks.cells import Measured
 from benchmarks.measuring import ANSWER_TOKENS
-from benchmarks.subjects import BASE, PROMPTED, TUNED
-from examples.preference_tuning import Preference, dpo_tuned
+from benchmarks.subjects import BASE, PAIRS, PROMPTED, TUNED
+from examples.preference_tuning import DpoSettings, Preference, dpo_tuned
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.preference_pairs.filters import Pair
-    from benchmarks.cells import Cell, Measured
+    from alignez_bake.tuning.offered import TuneSettings
+    from benchmarks.cells import Cell
     from benchmarks.measuring import WorldBench
 
 PAIRS_SEED: Final = 0
@@ -53,6 +56,19 @@ class AnswerCost:
     together: float
 
 
+@dataclass(frozen=True)
+class Made:
+    """A model on disk.
+
+    Attributes:
+        path: its folder; the base's own where a choice found nothing better, as that is what the user is left with.
+        chosen: of a choice, the candidate, or the base's own name; None where nothing was chosen.
+    """
+
+    path: Path
+    chosen: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class AlternativesBench:
     """One world, and what is made of its base.
@@ -66,31 +82,39 @@ class AlternativesBench:
     max_steps: int | None = None
 
     def measure(self, cell: Cell) -> Measured:
-        """Train where there is something to train, load what came out, and measure it."""
+        """Train where there is something to train, load what came out, and measure it.
+
+        The seconds of every row are those from pairs in memory to the checkpoint on disk: the base is loaded within
+        them, a choice is made within them, and the checks of ours are theirs too.
+        """
+        if cell.subject == PAIRS:
+            return self._pairs_written()
         if ALTERNATIVES[cell.subject].training is None:
             lm = self.bench.tuned if cell.subject == TUNED else self.bench.base
             return self.bench.figures(cell, lm, sentence=self._sentence if cell.subject == PROMPTED else None)
         with tempfile.TemporaryDirectory() as scratch:
-            began, began_cpu = time.perf_counter(), time.process_time()
-            folder = self.made(cell.subject, cell.seed, Path(scratch) / "model")
-            seconds = {"wall": time.perf_counter() - began, "processor": time.process_time() - began_cpu}
-            return self.bench.figures(cell, load_language_model(open_model_folder(folder)), seconds=seconds)
+            clock = _Clock()
+            made = self.made(cell.subject, cell.seed, Path(scratch) / "model")
+            seconds = clock.seconds()
+            lm = load_language_model(open_model_folder(made.path))
+            return replace(self.bench.figures(cell, lm, seconds=seconds), chosen=made.chosen)
 
-    def made(self, subject: str, seed: int, out: Path) -> Path:
+    def made(self, subject: str, seed: int, out: Path) -> Made:
         """The checkpoint of a row that is trained or fitted, from pairs that are there to the folder on disk."""
         training = ALTERNATIVES[subject].training
-        base = self.bench.base.folder
-        if isinstance(training, Ours):
-            return self._baked(training, seed, out)
-        if isinstance(training, DistillationSettings):
-            settings = replace(training, seed=seed, max_steps=self.max_steps)
-            objective = self.bench.world.asked.objectives[0]
-            return distilled(base, self._pairs(), objective, form=self.bench.form, settings=settings, out=out)
         assert training is not None, subject
-        preferences = [Preference(pair.query["query"], pair.good.text, pair.bad.text) for pair in self._pairs()]
-        return dpo_tuned(
-            base, preferences, self.bench.form, replace(training, seed=seed, max_steps=self.max_steps), out
-        )
+        return self._made(training, seed, out, self.max_steps)
+
+    def warm_up(self, subjects: Iterable[str]) -> None:
+        """Make one model of each kind that the rows are of, as briefly as it goes, before anything is timed.
+
+        What is imported and set up at first use, which is seconds of TRL, would else be the first row's.
+        """
+        trainings = [training for subject in subjects if (training := ALTERNATIVES[subject].training) is not None]
+        for training in {type(training): training for training in trainings}.values():
+            with tempfile.TemporaryDirectory() as scratch:
+                brief = Ours("ridge") if isinstance(training, Ours) else training
+                self._made(brief, PAIRS_SEED, Path(scratch) / "model", max_steps=1)
 
     def answer_costs(self, ours: str, *, queries: int, batch: int, rounds: int) -> dict[str, AnswerCost]:
         """Seconds of answering: base, base with the persona before each query, and ours; they take turns.
@@ -103,7 +127,8 @@ class AlternativesBench:
         """
         asked = [query["query"] for query in self.bench.world.held_out[:queries]]
         with tempfile.TemporaryDirectory() as scratch:
-            edited = load_language_model(open_model_folder(self.made(ours, PAIRS_SEED, Path(scratch) / "model")))
+            made = self.made(ours, PAIRS_SEED, Path(scratch) / "model")
+            edited = load_language_model(open_model_folder(made.path))
             models: dict[str, tuple[LanguageModel, str | None]] = {
                 BASE: (self.bench.base, None),
                 PROMPTED: (self.bench.base, self._sentence),
@@ -137,12 +162,43 @@ class AlternativesBench:
     def _pairs(self) -> list[Pair]:
         return match_pairs(self.bench.pairs(PAIRS_SEED).records, self.bench.world.asked.objectives[0].name)[0]
 
-    def _baked(self, ours: Ours, seed: int, out: Path) -> Path:
+    def _pairs_written(self) -> Measured:
+        """What writing the pairs takes, which every row needs beside its own seconds."""
         bench = self.bench
-        method = method_named(ours.method)
-        settings = FitSettings(method, tuple(range(bench.base.folder.num_layers)), method.default_strength, None, seed)
-        fitted = fit_edits(
+        clock = _Clock()
+        write_own_pairs(
             bench.base,
+            bench.world.asked,
+            bench.form,
+            None,
+            batch_size=bench.batch_size,
+            seed=PAIRS_SEED,
+            progress=NoProgress(),
+        )
+        return Measured(seconds=clock.seconds())
+
+    def _made(
+        self, training: Ours | DistillationSettings | DpoSettings, seed: int, out: Path, max_steps: int | None
+    ) -> Made:
+        base = self.bench.base.folder
+        if isinstance(training, Ours):
+            return self._baked(training, seed, out)
+        if isinstance(training, DistillationSettings):
+            settings = replace(training, seed=seed, max_steps=max_steps)
+            objective = self.bench.world.asked.objectives[0]
+            return Made(distilled(base, self._pairs(), objective, form=self.bench.form, settings=settings, out=out))
+        preferences = [Preference(pair.query["query"], pair.good.text, pair.bad.text) for pair in self._pairs()]
+        tuning = replace(training, seed=seed, max_steps=max_steps)
+        return Made(dpo_tuned(base, preferences, self.bench.form, tuning, out))
+
+    def _baked(self, ours: Ours, seed: int, out: Path) -> Made:
+        bench = self.bench
+        lm = load_language_model(bench.base.folder)  # as the trainings do: within the seconds
+        settings = check_settings(lm.folder, method=ours.method, strength=None, layers=None, rank=None, seed=seed)
+        if not isinstance(settings, FitSettings):
+            return self._chosen(lm, settings, out)
+        fitted = fit_edits(
+            lm,
             bench.pairs(PAIRS_SEED).records,
             bench.world.asked.objectives,
             bench.form,
@@ -151,7 +207,38 @@ class AlternativesBench:
             batch_size=bench.batch_size,
             progress=NoProgress(),
         )
-        return bake(bench.world.base, fitted.plan, out).path
+        return Made(bake(bench.world.base, fitted.plan, out).path)
+
+    def _chosen(self, lm: LanguageModel, settings: TuneSettings, out: Path) -> Made:
+        """Fit to the pairs of the queries that are not held out, and choose by answers to those that are."""
+        bench, asked = self.bench, self.bench.world.asked
+        split = queries_to_judge(asked.queries, asked.weights, settings.seed)
+        learned = {query["query"] for query in split.pairs}
+        tuned = tune_edits(
+            lm,
+            [record for record in bench.pairs(PAIRS_SEED).records if record.query["query"] in learned],
+            asked.objectives,
+            bench.form,
+            settings,
+            held_out=split.held_out,
+            weights=asked.weights,
+            batch_size=bench.batch_size,
+            state_path=None,
+            progress=NoProgress(),
+        )
+        if tuned.fitted is None:
+            return Made(lm.folder.path, BASE)
+        return Made(bake(bench.world.base, tuned.fitted.plan, out).path, tuned.tuning.chosen)
+
+
+class _Clock:
+    """Wall and processor seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> dict[str, float]:
+        return {"wall": time.perf_counter() - self._wall, "processor": time.process_time() - self._processor}
 
 
 def _timed(lm: LanguageModel, contexts: Sequence[Sequence[int]], turn: int, batch: int) -> tuple[float, int]:

@@ -47,5 +47,6 @@ def plot_alternatives(world: str, figures: Mapping[str, Figures], file: Path) ->
     left.set_xlabel("processor seconds from pairs to checkpoint")
     right.set_xlabel("KL on neutral texts, nats a token")
     left.set_title(world)
-    left.legend(fontsize=8, loc="lower left")
+    if groups:
+        left.legend(fontsize=8, loc="lower left")
     figure.savefig(file, dpi=100, metadata={"Software": None})

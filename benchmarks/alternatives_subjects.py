@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from alignez_bake.tuning.offered import AUTO
 from benchmarks.alternatives_distillation import DistillationSettings
 from benchmarks.subjects import BASE, PROMPTED, TUNED
 from examples.preference_tuning import DpoSettings, LoraShape
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ours:
-    """A method of this tool at its own default strength, baked and loaded from disk."""
+    """A method of this tool, baked and loaded from disk.
+
+    Attributes:
+        method: its name, at its own default strength; or `auto`, which chooses method and strength.
+    """
 
     method: str
 
@@ -51,6 +56,8 @@ ALTERNATIVES: Final[Mapping[str, Alternative]] = {
     BASE: Alternative(BASE, None, ""),
     PROMPTED: Alternative(PROMPTED, None, "its tokens before every query"),
     TUNED: Alternative(TUNED, None, "labels, gradients"),
+    AUTO: Alternative(AUTO, Ours(AUTO), "forward passes, answers to a third of the queries"),
+    "contrastive_decoding": Alternative("contrastive_decoding", Ours("contrastive_decoding"), "forward passes"),
     "ridge": Alternative("ridge", Ours("ridge"), "forward passes"),
     "residual_ridge": Alternative("residual_ridge", Ours("residual_ridge"), "forward passes"),
     **{

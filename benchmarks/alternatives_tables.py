@@ -9,7 +9,7 @@ from benchmarks.markdown import markdown_table
 from benchmarks.subjects import BASE, PROMPTED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from benchmarks.alternatives_measuring import AnswerCost
     from benchmarks.figures import Figures, Spread
@@ -36,9 +36,24 @@ _COST_COLUMNS = (
 
 
 def alternatives_tables(
-    world: str, figures: Mapping[str, Figures], costs: Mapping[str, AnswerCost], samples: int
+    world: str,
+    figures: Mapping[str, Figures],
+    costs: Mapping[str, AnswerCost],
+    *,
+    samples: int,
+    pairs_seconds: float,
+    chosen: Mapping[str, Sequence[str]],
 ) -> str:
-    """Both tables of one world."""
+    """Both tables of one world.
+
+    Args:
+        world: its name.
+        figures: by row.
+        costs: of answering, by row; empty: not timed.
+        samples: answers to each query.
+        pairs_seconds: processor seconds of writing the pairs of all queries.
+        chosen: by row what was chosen, seed by seed; empty for a row that leaves no choice.
+    """
     rows = [
         (
             name,
@@ -62,10 +77,19 @@ def alternatives_tables(
             "",
             f"One set of pairs, {seeds} seeds of training and answers, {total // seeds} answers ({samples} a query).",
             "Mean (lowest to highest over seeds); intervals pool the seeds and take answers as independent.",
+            "Seconds of every row: from pairs to checkpoint, loading the base and saving included.",
+            f"Writing the pairs of all queries took {pairs_seconds:.1f} processor s more.",
+            *(f"{name}: {_chosen(names)}." for name, names in chosen.items() if names),
             "",
             *([markdown_table(_COST_COLUMNS, _cost_rows(costs)), ""] if costs else []),
         ]
     )
+
+
+def _chosen(names: Sequence[str]) -> str:
+    """What each seed chose; of a seed that chose nothing the row counts the base."""
+    said = ["nothing, its answers are the base's own" if name == BASE else name for name in names]
+    return "chosen " + ", ".join(f"{what} (seed {seed})" for seed, what in enumerate(said))
 
 
 def _cost_rows(costs: Mapping[str, AnswerCost]) -> list[tuple[str, ...]]:

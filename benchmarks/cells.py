@@ -54,6 +54,7 @@ class Measured:
         seconds: of `capture` and `fit`, for a method; `pairs` where they were made for this cell.
         load: the machine's load average at the end, which says what the seconds are worth.
         delivered_share: the lowest of a baked model's tensors.
+        chosen: where method and strength are chosen, the candidate; the base's own name where none is better.
     """
 
     refused: str | None = None
@@ -63,6 +64,7 @@ class Measured:
     seconds: dict[str, float] | None = None
     load: float | None = None
     delivered_share: float | None = None
+    chosen: str | None = None
 
 
 class CellStore:

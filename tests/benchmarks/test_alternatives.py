@@ -1,6 +1,8 @@
 """The comparison with alternatives on random models, and that each training does what it says."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,15 +12,18 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.language_model.log_probabilities import answer_log_probabilities
 from alignez_bake.model_folder import open_model_folder
+from alignez_bake.pipeline import Fitted
 from alignez_bake.preference_pairs.filters import Answer, Pair
 from alignez_bake.prompts.objective import Objective
 from alignez_bake.prompts.persona import persona_sentence
 from alignez_bake.prompts.prompt_form import prompt_form
-from benchmarks import alternatives
+from alignez_bake.tuning import tuner
+from benchmarks import alternatives, alternatives_measuring
 from benchmarks.alternatives_distillation import DistillationSettings, distilled
 from benchmarks.subjects import BASE, PROMPTED, TUNED
 from examples import preference_tuning
 from examples.preference_tuning import DpoSettings, LoraShape, Preference, dpo_tuned
+from examples.worlds import WORLDS
 
 OBJECTIVE = Objective("helpful", "helpful", "useless")
 DISTILLED = "distilled, o_proj, rank 4, 3 epochs"
@@ -55,6 +60,9 @@ def test_it_measures_prints_and_goes_on_where_it_stopped(world, tmp_path, capsys
     assert figures[PROMPTED]["kl"] is None
     assert all(figures[name]["seconds"]["processor"]["low"] > 0 for name in ("ridge", DISTILLED))
     assert result["settings"][DISTILLED]["lora"] == {"rank": 4, "maps": ["o_proj"]}
+    assert result["pairs_seconds"]["processor"] > 0
+    assert f"the pairs of all queries took {result['pairs_seconds']['processor']:.1f} processor s more" in printed
+    assert result["chosen"] == {}
     costs = result["costs"]
     assert costs[PROMPTED]["prompt_tokens"] > costs[BASE]["prompt_tokens"] == costs["ridge"]["prompt_tokens"]
     assert (tmp_path / "alternatives.png").stat().st_size > 0
@@ -65,6 +73,69 @@ def test_it_measures_prints_and_goes_on_where_it_stopped(world, tmp_path, capsys
     assert capsys.readouterr().out == printed
     with pytest.raises(SystemExit, match="holds figures of other models or settings"):
         alternatives.main([str(world), "--out", str(tmp_path), "--max-steps", "3", "--rows", "ridge"])
+
+
+@pytest.fixture
+def world_to_choose_in(world, tmp_path):
+    """With as many queries as a choice needs at least."""
+    copy = shutil.copytree(world, tmp_path / "world")
+    queries = WORLDS["museum"].queries("pairs")[:16]
+    (copy / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    return copy
+
+
+def choose(world, out):
+    sizes = ["--seeds", "1", "--samples", "1", "--cost-queries", "0", "--rows", "auto", "ridge"]
+    alternatives.main([str(world), "--out", str(out), *sizes])
+    return json.loads((out / "alternatives.json").read_text())
+
+
+@pytest.mark.usefixtures("_judged_by_length", "_short")
+def test_the_row_of_the_default_is_the_whole_choice(world_to_choose_in, tmp_path, capsys, monkeypatch):
+    asked = []
+    tuned = alternatives_measuring.tune_edits
+
+    def watched(lm, records, *rest, **settings):
+        asked.append(({record.query["query"] for record in records}, settings["held_out"]))
+        found = tuned(lm, records, *rest, **settings)
+        names = [name for name in found.frontier if name.startswith("ridge")]
+        assert names  # a candidate that stands for the chosen one: random weights prefer nothing for sure
+        chosen = replace(found.tuning, chosen=names[0])
+        return replace(found, tuning=chosen, fitted=Fitted(found.frontier[names[0]], {}, {}))
+
+    monkeypatch.setattr(alternatives_measuring, "tune_edits", watched)
+    result = choose(world_to_choose_in, tmp_path / "out")
+    ((learned, held_out),) = asked
+    assert len(learned) == len(held_out) == 8
+    assert learned.isdisjoint(query["query"] for query in held_out)
+    row, named = result["figures"]["auto"], result["figures"]["ridge"]
+    assert row["kl"]["mean"] > 0
+    assert row["seconds"].keys() == named["seconds"].keys()
+    # Six candidates are fitted and answer, beside one that is fitted.
+    assert row["seconds"]["processor"]["mean"] > named["seconds"]["processor"]["mean"]
+    (chosen,) = result["chosen"]["auto"]
+    assert chosen.startswith("ridge-")
+    assert f"auto: chosen {chosen} (seed 0)." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_judged_by_length", "_short")
+def test_a_choice_that_finds_nothing_is_the_base(world_to_choose_in, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tuner, "BUDGET_SHARE", 1e-12)  # which no edit keeps to
+    result = choose(world_to_choose_in, tmp_path / "out")
+    figures = result["figures"]
+    assert result["chosen"] == {"auto": [BASE]}
+    assert figures["auto"]["rate"] == figures[BASE]["rate"]
+    assert figures["auto"]["kl"]["mean"] == 0
+    assert figures["auto"]["seconds"]["processor"]["mean"] > 0
+    assert "auto: chosen nothing, its answers are the base's own (seed 0)." in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("_short")
+def test_too_few_queries_for_a_choice_are_refused_before_anything_runs(world, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(world, tmp_path / "out", "auto")
+    assert "10 queries are too few to choose an edit" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
