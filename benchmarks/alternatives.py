@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from alignez_bake.asked_fit import AUTO
 from alignez_bake.errors import BadInputError
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import RichProgress
-from alignez_bake.tuning.offered import AUTO
 from alignez_bake.tuning.tuned_fit import queries_to_judge
 from benchmarks.alternatives_measuring import PAIRS_SEED, AlternativesBench, AnswerCost
 from benchmarks.alternatives_plot import plot_alternatives

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from alignez_bake.asked_fit import AskedFit
 from alignez_bake.commands.bake import bake
 from alignez_bake.fit_settings import FitSettings
 from alignez_bake.language_model.loading import load_language_model
@@ -194,7 +195,7 @@ class AlternativesBench:
     def _baked(self, ours: Ours, seed: int, out: Path) -> Made:
         bench = self.bench
         lm = load_language_model(bench.base.folder)  # as the trainings do: within the seconds
-        settings = check_settings(lm.folder, method=ours.method, strength=None, layers=None, rank=None, seed=seed)
+        settings = check_settings(lm.folder, AskedFit(method=ours.method, seed=seed))
         if not isinstance(settings, FitSettings):
             return self._chosen(lm, settings, out)
         fitted = fit_edits(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from alignez_bake.tuning.offered import AUTO
+from alignez_bake.asked_fit import AUTO
 from benchmarks.alternatives_distillation import DistillationSettings
 from benchmarks.subjects import BASE, PROMPTED, TUNED
 from examples.preference_tuning import DpoSettings, LoraShape

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from alignez_bake import align, evaluate
+from alignez_bake.asked_fit import AUTO
 from alignez_bake.errors import AlignezBakeError, BadInputError
 from alignez_bake.evaluation.judge_kinds import JudgeOptions, judge_named
 from alignez_bake.evaluation.protocol import BASE, OURS, TUNED, pair_name
@@ -34,7 +35,6 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.pipeline import read_asked
 from alignez_bake.progress import RichProgress
 from alignez_bake.prompts.queries import read_queries
-from alignez_bake.tuning.offered import AUTO
 from benchmarks.circumstances import circumstances
 from benchmarks.paper_tables import Cell, deviations, paper_table
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alignez_bake import align
+from alignez_bake.asked_fit import AUTO
 from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.evaluation.behaviour import good_rate
 from alignez_bake.evaluation.drift import answer_loss, kl_on_texts
@@ -29,7 +30,6 @@ from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.prompts.queries import read_queries
-from alignez_bake.tuning.offered import AUTO
 from examples.expedite_data import share_of, world_preferences
 from examples.expedite_plot import draw
 from examples.preference_tuning import DpoSettings, LoraShape, check_installed, dpo_tuned
