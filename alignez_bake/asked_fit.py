@@ -26,6 +26,7 @@ class AskedFit:
         gated: whether to use the method's gates.
         top_layers: how many of the layers to edit, or `auto`; None: all.
         joint: whether several objectives are fitted together.
+        untie: whether a head that is tied to the embedding may become a tensor of its own, to be changed as well.
         kl_budget: of a choice: most drift on neutral texts, in nats per token; None: the tuner's own.
         neutral: of a choice: a file of neutral texts; None: those that the project ships.
     """
@@ -39,5 +40,6 @@ class AskedFit:
     gated: bool = False
     top_layers: int | str | None = None
     joint: bool = False
+    untie: bool = False
     kl_budget: float | None = None
     neutral: str | Path | None = None

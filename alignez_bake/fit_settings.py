@@ -38,6 +38,7 @@ class FitSettings:
         top_layers: how many of the layers to edit, those that score best; `auto`: as many as the method's own rule
             takes; all unless given.
         joint: whether several objectives are fitted over the tokens of all (`methods.joint`).
+        untie: whether a head that is tied to the embedding is changed as well.
     """
 
     method: Method
@@ -49,6 +50,7 @@ class FitSettings:
     gated: bool = False
     top_layers: TopLayers | None = None
     joint: bool = False
+    untie: bool = False
 
     def for_objective(self, name: str | None) -> MethodSettings:
         """What the method is told; positions are none of its business."""
@@ -59,10 +61,11 @@ class FitSettings:
             objective=name,
             gated=self.gated,
             top_layers=self.top_layers,
+            untie=self.untie,
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The settings that reproduce a fit; of the last four those alone that were asked for."""
+        """The settings that reproduce a fit; of the last five those alone that were asked for."""
         asked: dict[str, Any] = {}
         if self.positions != "all":
             asked["positions"] = self.positions
@@ -72,6 +75,8 @@ class FitSettings:
             asked["top_layers"] = self.top_layers
         if self.joint:
             asked["joint"] = True
+        if self.untie:
+            asked["untie"] = True
         return {
             "strength": self.method.default_strength if self.strength is None else self.strength,
             "rank": self.rank,
@@ -89,8 +94,8 @@ def check_fit(base: ModelFolder, asked: AskedFit) -> FitSettings:
 
     Raises:
         BadInputError: unknown method or positions, layers out of range, a rank that a site does not have, more top
-            layers than layers or neither a number of them nor `auto`, settings that the method has no use for, or a
-            site that the architecture lacks.
+            layers than layers or neither a number of them nor `auto`, settings that the method or the base has no use
+            for, or a site that the architecture lacks.
     """
     assert not isinstance(asked.strength, str)
     chosen, selected = method_named(asked.method), asked_layers(base, asked)
@@ -105,10 +110,12 @@ def check_fit(base: ModelFolder, asked: AskedFit) -> FitSettings:
         gated=asked.gated,
         top_layers=top,
         joint=asked.joint,
+        untie=asked.untie,
     )
     check_offered(chosen, settings.for_objective(None))
     if asked.joint:
         check_joint(chosen)
+    check_untie(base, asked)
     if isinstance(top, int) and top > len(selected):
         raise BadInputError(f"top layers {top} is not possible: only {len(selected)} layers may be edited")
     last = base.num_layers - 1
@@ -125,6 +132,16 @@ def check_fit(base: ModelFolder, asked: AskedFit) -> FitSettings:
                 f"rank {asked.rank} is above what site {site} has: its map is {slot.d_out} x {slot.d_in}"
             )
     return settings
+
+
+def check_untie(base: ModelFolder, asked: AskedFit) -> None:
+    """Refuse to untie what is not tied.
+
+    Raises:
+        BadInputError: the base's head is a tensor of its own.
+    """
+    if asked.untie and not base.architecture.is_tied(base.config):
+        raise BadInputError(f"--untie: the head of {base.path} is a tensor of its own already: leave it out")
 
 
 def asked_layers(base: ModelFolder, asked: AskedFit) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ def fit_command(
     gated: options.Gated = False,
     top_layers: options.TopLayers = None,
     joint: options.Joint = False,
+    untie: options.Untie = False,
     kl_budget: options.KlBudget = None,
     neutral: options.Neutral = None,
     objective: Annotated[
@@ -74,6 +75,7 @@ def fit_command(
         gated=gated,
         top_layers=top_layers,
         joint=joint,
+        untie=untie,
         kl_budget=kl_budget,
         neutral=neutral,
         objective=objective,

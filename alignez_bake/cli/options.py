@@ -118,6 +118,14 @@ TopLayers = Annotated[
         "alignment score (alignez_v2); auto: as many as stand apart from the rest; all if left out.",
     ),
 ]
+Untie = Annotated[
+    bool,
+    typer.Option(
+        "--untie",
+        help="Where the head is tied to the embedding, make it a tensor of its own, once more the embedding's size, "
+        "and change it too (contrastive_decoding, auto).",
+    ),
+]
 Joint = Annotated[
     bool,
     typer.Option(

@@ -142,6 +142,7 @@ def align(
     gated: bool = False,
     top_layers: int | str | None = None,
     joint: bool = False,
+    untie: bool = False,
     kl_budget: float | None = None,
     neutral: str | Path | None = None,
     artefact: str = DEFAULT_EXPORTER,
@@ -182,6 +183,8 @@ def align(
         gated: the method's own gates instead of its linear form.
         top_layers: how many of the layers to edit, those that score best, or `auto`.
         joint: fit several objectives together, so that the dial of each moves the others less (the ridges).
+        untie: change a head that is tied to the embedding as well (contrastive_decoding); the result has a head of its
+            own, once more the embedding's size.
         kl_budget: of such a choice: most KL(base || edited) on neutral texts, in nats per token.
         neutral: of such a choice: a file of neutral texts, one a line; those that the project ships unless given.
         artefact: name of the exporter.
@@ -229,6 +232,7 @@ def align(
         gated=gated,
         top_layers=top_layers,
         joint=joint,
+        untie=untie,
         kl_budget=kl_budget,
         neutral=neutral,
     )

@@ -83,6 +83,7 @@ def fit(
     gated: bool = False,
     top_layers: int | str | None = None,
     joint: bool = False,
+    untie: bool = False,
     kl_budget: float | None = None,
     neutral: str | Path | None = None,
     objective: str | None = None,
@@ -114,6 +115,8 @@ def fit(
         top_layers: edit only this many of the layers, those with the smallest CCS loss (alignez_v1, ccs) or the
             largest alignment score (alignez_v2); `auto`: as many as the method's own rule takes.
         joint: fit several objectives together, so that the dial of each moves the others less (the ridges).
+        untie: change a head that is tied to the embedding as well (contrastive_decoding); the result has a head of its
+            own, once more the embedding's size.
         kl_budget: of such a choice: most KL(base || edited) on neutral texts, in nats per token.
         neutral: of such a choice: a file of neutral texts, one a line; those that the project ships unless given.
         objective: `name[=weight],...` to fit; all that the pairs have unless given. Pairs of the user's own that
@@ -148,6 +151,7 @@ def fit(
         gated=gated,
         top_layers=top_layers,
         joint=joint,
+        untie=untie,
         kl_budget=kl_budget,
         neutral=neutral,
     )

@@ -14,7 +14,8 @@ left is the good persona's prediction without its tail.
 
 Behind that writer stands a norm, so no change of it makes the stream longer and the predictions as sure as they should
 be. So the head is changed as well, by what is still missing, if it is a map of its own and not the token embedding's
-weight. It reads what the norm gives, x_t: logits = H x_t becomes H (x_t + L Rᵀ x_t), so H' = H + (H L) Rᵀ.
+weight, or may become one. It reads what the norm gives, x_t: logits = H x_t becomes H (x_t + L Rᵀ x_t), so
+H' = H + (H L) Rᵀ.
 
 How both changes are found is derived in `methods.readout_fit`. What it counts at a token, u_t there:
 
@@ -66,8 +67,8 @@ if TYPE_CHECKING:
 
 HEAD: Final = Site("lm_head")
 _TIED: Final = (
-    "the head is tied to the token embedding and stays as it is; where it is a map of its own, contrastive_decoding "
-    "changes it too, and comes closer to the good persona"
+    "the head is tied to the token embedding and stays as it is; --untie makes it a tensor of its own, as large as the "
+    "embedding, so that contrastive_decoding can change it too"
 )
 _ROWS_AT_A_TIME: Final = 256
 
@@ -126,7 +127,7 @@ class ContrastiveDecoding:
     def fit(
         self, capture: CaptureFunction, architecture: Architecture, layers: Sequence[int], settings: MethodSettings
     ) -> FitResult:
-        """One edit a layer, each fitted with those in front of it in place, and one of the head unless it is tied.
+        """One edit a layer, each fitted with those in front of it in place, and one of the head unless it stays tied.
 
         Raises:
             BadInputError: as `fit_ridge` and `fit_readout`; layers without the model's last one; a model that reads out
@@ -162,13 +163,14 @@ class ContrastiveDecoding:
             d_out, d_in = recording.widths
             raise BadInputError(f"{last}: rank {rank} is not possible: its map is {d_out} x {d_in}")
         start = recording.start(last, rank, self.imitation.penalty, settings.seed)
-        notes = (_TIED,) if readout.tied and self.head_penalty is not None else ()
+        stays = readout.tied and not settings.untie
+        notes = (_TIED,) if stays and self.head_penalty is not None else ()
         results = []
         for strength in strengths:
             aim = recording.aim(readout, strength, plausible=self.plausible, most=self.most_plausible)
             fit = fit_readout(last, readout, recording.rows, aim, start, penalty=self.penalty, steps=self.steps)
             found = [_found(last, fit, fit.left, recording, settings)]
-            if self.head_penalty is not None and not readout.tied:
+            if self.head_penalty is not None and not stays:
                 head, penalty = readout.head, self.head_penalty
                 rows = recording.behind_norm(readout, fit)
                 begin = descent_start(HEAD, head, rows, aim, rank=rank, penalty=penalty, seed=settings.seed)

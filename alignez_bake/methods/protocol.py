@@ -57,6 +57,8 @@ class MethodSettings:
         gated: the method's own non-linear operators instead of their linear form; for methods that have gates.
         top_layers: edit only this many of the layers, those that score best, or as many as the method's own rule
             takes; None: all. For methods that score layers.
+        untie: change a head that is tied to the embedding as well, which makes it a tensor of its own; for methods that
+            change what is read out.
     """
 
     strength: float | None = None
@@ -65,6 +67,7 @@ class MethodSettings:
     objective: str | None = None
     gated: bool = False
     top_layers: TopLayers | None = None
+    untie: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no method can use; what depends on the model's width is checked by the fit.
@@ -183,8 +186,8 @@ class FitsStrengths(Protocol):
 
 @runtime_checkable
 class ReadsOut(Protocol):
-    """A method that changes what is read out behind the model's last layer, and so has to edit it."""
+    """A method that changes what is read out behind the model's last layer, in that layer and in the head."""
 
     @property
     def needs_last_layer(self) -> bool:
-        """Whether it does."""
+        """Whether it cannot do without the last layer."""

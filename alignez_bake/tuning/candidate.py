@@ -81,6 +81,7 @@ class Candidate:
             "layers": list(self.layers),
             "positions": self.positions,
             "gated": self.settings.gated,
+            "untie": self.settings.untie,
             "top_layers": self.settings.top_layers,
             "seed": self.settings.seed,
             "method": _own_settings(self.method),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.asked_fit import AUTO
 from alignez_bake.errors import BadInputError
-from alignez_bake.fit_settings import FitSettings, asked_layers, check_fit
+from alignez_bake.fit_settings import FitSettings, asked_layers, check_fit, check_untie
+from alignez_bake.methods.protocol import ReadsOut
 from alignez_bake.methods.registry import method_named
 from alignez_bake.tuning.candidate import Candidate
 from alignez_bake.tuning.neutral import check_neutral_file
@@ -93,6 +94,7 @@ def check_settings(base: ModelFolder, asked: AskedFit) -> FitSettings | TuneSett
         return check_fit(base, asked)
     kl_budget, neutral = asked.kl_budget, None if asked.neutral is None else Path(asked.neutral)
     ladder = _ladder(asked)
+    check_untie(base, asked)
     if kl_budget is not None and not (math.isfinite(kl_budget) and kl_budget > 0):
         raise BadInputError(
             f"--kl-budget {kl_budget:g} must be a number of nats per token above 0: an edit that moves nothing does "
@@ -105,7 +107,7 @@ def check_settings(base: ModelFolder, asked: AskedFit) -> FitSettings | TuneSett
     for name, strengths in ladder:
         for value in strengths:
             try:
-                fit = check_fit(base, replace(asked, method=name, strength=value))
+                fit = check_fit(base, _asked_of(asked, name, value))
             except BadInputError as error:
                 refusals.append(error)
                 # Its fit will say the same, for the record of the search.
@@ -118,6 +120,12 @@ def check_settings(base: ModelFolder, asked: AskedFit) -> FitSettings | TuneSett
     if not fits:
         raise refusals[-1]
     return TuneSettings(tuple(candidates), tuple(fits), kl_budget, neutral, asked.seed, asked.joint)
+
+
+def _asked_of(asked: AskedFit, method: str, strength: float) -> AskedFit:
+    """One candidate; of a choice among methods, an untied head is for those that change it."""
+    untie = asked.untie and (asked.method != AUTO or isinstance(method_named(method), ReadsOut))
+    return replace(asked, method=method, strength=strength, untie=untie)
 
 
 def candidate_name(method: str, strength: float) -> str:
@@ -141,4 +149,6 @@ def _ladder(asked: AskedFit) -> _Ladder:
     for option, given in (("--gated", asked.gated), ("--top-layers", asked.top_layers is not None)):
         if given:
             raise BadInputError(f"{option} belongs to a method that is named: use it with --method alignez_v2")
+    if asked.joint and asked.untie:
+        raise BadInputError("--untie is for contrastive_decoding, which --joint does not choose among: leave one out")
     return JOINT_LADDER if asked.joint else LADDER

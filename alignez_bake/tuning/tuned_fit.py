@@ -169,6 +169,7 @@ def _settings_of(candidate: Candidate, *, joint: bool) -> FitSettings:
         gated=settings.gated,
         top_layers=settings.top_layers,
         joint=joint,
+        untie=settings.untie,
     )
 
 

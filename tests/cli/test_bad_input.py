@@ -340,7 +340,7 @@ def hostile_document(**changes):
         (hostile_document(code="import os"), "the key 'code' is unknown"),
         (hostile_document(entry={"gate": "exp"}), "gate 'exp'"),
         (hostile_document(entry={"strength": float("nan")}), "numbers must be finite"),
-        (hostile_document(entry={"site": {"kind": "lm_head"}}), "site kind 'lm_head' is unknown"),
+        (hostile_document(entry={"site": {"kind": "logits"}}), "site kind 'logits' is unknown"),
         (hostile_document(weights={"helpful": 1.0}), "no edit has the objective 'helpful'"),
         (hostile_document(base={"model_type": "llama"}), "config_sha256"),
     ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from alignez_bake import commands, fit
+from alignez_bake import bake, commands, fit, verify
 from alignez_bake.edit_file import read_edits
 from alignez_bake.errors import BadInputError
 
@@ -98,3 +98,16 @@ def test_bad_settings_are_refused_before_a_model_is_loaded(asked, base, pairs, t
     with pytest.raises(BadInputError):
         fit(base, pairs, tmp_path / "edits.safetensors", **asked)
     assert not (tmp_path / "edits.safetensors").exists()
+
+
+def test_a_tied_head_is_baked_as_one_of_its_own(pairs, tmp_path, save_tiny):
+    base = save_tiny("llama", tmp_path / "tied", overrides={"tie_word_embeddings": True})
+    edits = tmp_path / "edits.safetensors"
+    fit(base, pairs, edits, method="contrastive_decoding", prompt_template="{query}", untie=True)
+    assert str(read_edits(edits).edits[-1].site) == "lm_head"
+    result = bake(base, edits, tmp_path / "out")
+    assert result.verdict == "passed"
+    assert [decision.route for decision in result.lowering.decisions] == ["fold", "fold", "rehome"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    assert verify(tmp_path / "out", model=base).verdict == "passed"

@@ -210,6 +210,14 @@ def test_a_tied_head_stays_and_that_is_said(pairs, tiny_lm64):
     assert fitted(tiny_lm64("llama"), pairs, WITH_HEAD).notes == ()
 
 
+def test_a_tied_head_is_changed_when_it_may_be_untied(pairs, tiny_lm64):
+    lm = tiny_lm64("gpt2")
+    result = fitted(lm, pairs, WITH_HEAD, untie=True)
+    assert [str(edit.site) for edit in result.edits] == ["mlp_write.0", "mlp_write.1", "lm_head"]
+    assert result.edits[-1].left.shape[0] == lm.vocabulary_size
+    assert result.notes == ()
+
+
 def test_the_method_changes_the_head_unless_told_otherwise():
     assert CONTRASTIVE_DECODING.head_penalty is not None
 

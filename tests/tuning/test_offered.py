@@ -69,9 +69,25 @@ def test_gates_and_positions_reach_the_candidates(checked):
     assert {(one.settings.gated, one.settings.top_layers) for one in found.candidates} == {(True, 1)}
 
 
+def test_a_tied_head_is_untied_by_the_candidates_that_change_it(checked):
+    found = checked("gpt2", untie=True)
+    assert {(one.method.name, one.settings.untie) for one in found.candidates} == {
+        ("contrastive_decoding", True),
+        ("ridge", False),
+    }
+    assert not any(one.settings.untie for one in checked("gpt2").candidates)
+    named = checked("gpt2", untie=True, method="contrastive_decoding")
+    assert named.for_objective(None).untie
+    assert named.as_json()["untie"] is True
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"untie": True}, "--untie: the head of .* is a tensor of its own already"),
+        ({"untie": True, "method": "contrastive_decoding"}, "is a tensor of its own already"),
+        ({"untie": True, "method": "ridge"}, "'ridge' leaves the head alone, .* use it with contrastive_decoding"),
+        ({"untie": True, "joint": True}, "which --joint does not choose among"),
         ({"strength": 2.0}, "--strength 2.0 means something else for each method"),
         ({"gated": True}, "--gated belongs to a method that is named"),
         ({"top_layers": 1}, "--top-layers belongs to a method that is named"),
