@@ -7,7 +7,7 @@ import pytest
 from alignez_bake.errors import BadInputError
 from alignez_bake.tuning import uncertainty
 from alignez_bake.tuning.frontier import TuningResult
-from alignez_bake.tuning.search import SearchSettings
+from alignez_bake.tuning.search import ROUNDS, SearchSettings
 from tests.tuning.planted import LUCK, World
 
 
@@ -183,5 +183,5 @@ def test_many_candidates_that_do_nothing_are_hardly_ever_chosen(monkeypatch):
         world = World(0.5, {f"{number}": (0.5, 0.01 * number) for number in range(1, 13)})
         for number in range(13):
             world.luck[float(number)] = np.random.default_rng((search, number)).random(300)
-        chosen += world.search(kl_budget=1.0, rounds=(24, 72, 144)).chosen is not None
+        chosen += world.search(kl_budget=1.0, rounds=ROUNDS).chosen is not None
     assert chosen <= 6
