@@ -17,9 +17,8 @@ from alignez_bake.interference.contradictions import check_contradictions
 from alignez_bake.interference.report import interference_of
 from alignez_bake.methods.joint import joint_captures
 from alignez_bake.preference_pairs.filters import FilterReport, match_pairs
-from alignez_bake.preference_pairs.generation import ANSWER_TOKENS, CHARACTERISTIC_TOKENS, generate_pairs
-from alignez_bake.prompts.objective import SIDES, parse_objectives, read_objectives_file, shipped_objectives
-from alignez_bake.prompts.persona import characteristic_prompt, persona_sentence
+from alignez_bake.preference_pairs.generation import ANSWER_TOKENS, CHARACTERISTIC_TOKENS, bare_prompts, generate_pairs
+from alignez_bake.prompts.objective import parse_objectives, read_objectives_file, shipped_objectives
 from alignez_bake.prompts.queries import read_queries, shipped_queries
 from alignez_bake.report.record import tool_name
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from alignez_bake.fit_settings import FitSettings
     from alignez_bake.language_model.loading import LanguageModel
     from alignez_bake.methods.protocol import SiteReport
+    from alignez_bake.preference_pairs.generation import BarePrompts
     from alignez_bake.preference_pairs.records import PairRecord, PairSet
     from alignez_bake.progress import Progress
     from alignez_bake.prompts.objective import Objective
@@ -263,8 +263,12 @@ class TokenLimits:
     note: str
 
 
-def token_limits(lm: LanguageModel, asked: Asked, form: PromptForm) -> TokenLimits:
+def token_limits(lm: LanguageModel, prompts: BarePrompts) -> TokenLimits:
     """The paper's lengths, or less where the model's positions end before.
+
+    Args:
+        lm: the base.
+        prompts: all that is to be asked.
 
     Raises:
         BadInputError: the longest query leaves no room for an answer.
@@ -272,13 +276,7 @@ def token_limits(lm: LanguageModel, asked: Asked, form: PromptForm) -> TokenLimi
     positions = getattr(lm.model.config, "max_position_embeddings", None)
     if positions is None:
         return TokenLimits(CHARACTERISTIC_TOKENS, ANSWER_TOKENS, "")
-    longest = 0
-    for objective in asked.objectives:
-        sentences = [persona_sentence(objective, side) for side in SIDES]
-        for query in asked.queries:
-            asking = [len(form.text_ids(characteristic_prompt(objective, side, query["query"]))) for side in SIDES]
-            answering = [len(ids) for ids in form.contexts(query["query"], sentences).ids]
-            longest = max(longest, *asking, *answering)
+    longest = max((len(ids) for prompt in prompts.values() for of_step in prompt for ids in of_step), default=0)
     room = positions - longest
     characteristic = min(CHARACTERISTIC_TOKENS, room // 5)
     answer = min(ANSWER_TOKENS, room - characteristic - SENTENCE_SLACK)
@@ -311,7 +309,8 @@ def write_own_pairs(
     Raises:
         BadInputError: as `preference_pairs.generation.generate_pairs`.
     """
-    limits = token_limits(lm, asked, form)
+    prompts = bare_prompts(asked.queries, asked.objectives, form)
+    limits = token_limits(lm, prompts)
     pairs = generate_pairs(
         lm,
         asked.queries,
@@ -322,6 +321,7 @@ def write_own_pairs(
         seed=seed,
         characteristic_tokens=limits.characteristic,
         answer_tokens=limits.answer,
+        prompts=prompts,
         progress=progress,
     )
     return pairs, limits

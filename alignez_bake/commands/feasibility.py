@@ -9,6 +9,7 @@ from alignez_bake.commands.given_pairs import read_asked_pairs
 from alignez_bake.feasibility.assess import MOST_PAIRS, Feasibility, assess, spread
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.pipeline import Asked, read_asked, token_limits, write_own_pairs
+from alignez_bake.preference_pairs.generation import bare_prompts
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.safetensors_io.finite import check_finite_tensors
@@ -63,7 +64,7 @@ def assess_base(base: ModelFolder, settings: FeasibilitySettings, progress: Prog
         )
     else:
         form = given.form_for(lm, settings.prompt_template)
-        records, limits = given.records, token_limits(lm, asked, form)
+        records, limits = given.records, token_limits(lm, bare_prompts(asked.queries, asked.objectives, form))
     found = {
         objective.name: assess(
             lm,

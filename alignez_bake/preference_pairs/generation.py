@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.sampling import derived_seed, sample_batch
@@ -46,6 +47,38 @@ class _Batch:
         return [(query["query"], self.objective.name, side) for query in self.queries for side in SIDES]
 
 
+class BarePrompt(NamedTuple):
+    """Token ids of what one query is asked under both personas, by `SIDES`, before a characteristic is known.
+
+    Attributes:
+        characteristic: what asks for the characteristic.
+        answer: what asks for the answer, with an empty characteristic.
+    """
+
+    characteristic: tuple[list[int], ...]
+    answer: tuple[list[int], ...]
+
+
+BarePrompts = Mapping[tuple[str, str], BarePrompt]
+"""By name of the objective and text of the query."""
+
+
+def bare_prompts(queries: Sequence[Query], objectives: Sequence[Objective], form: PromptForm) -> BarePrompts:
+    """Tokenise once what lengths, checks and the first step need.
+
+    Raises:
+        BadInputError: a prompt form that breaks.
+    """
+    found = {}
+    for objective in objectives:
+        sentences = [persona_sentence(objective, side) for side in SIDES]
+        for query in queries:
+            text = query["query"]
+            asking = tuple(form.text_ids(characteristic_prompt(objective, side, text)) for side in SIDES)
+            found[objective.name, text] = BarePrompt(asking, form.contexts(text, sentences).ids)
+    return found
+
+
 def generate_pairs(
     lm: LanguageModel,
     queries: Sequence[Query],
@@ -58,6 +91,7 @@ def generate_pairs(
     characteristic_tokens: int = CHARACTERISTIC_TOKENS,
     answer_tokens: int = ANSWER_TOKENS,
     temperature: float = 1.0,
+    prompts: BarePrompts | None = None,
     progress: Progress | None = None,
 ) -> PairSet:
     """Let the base answer each query under the good and the bad persona of each objective.
@@ -75,6 +109,7 @@ def generate_pairs(
         characteristic_tokens: most new tokens of a characteristic (50 in the paper).
         answer_tokens: most new tokens of an answer (200 in the paper).
         temperature: of both steps (1 in the paper: the model's own distribution).
+        prompts: `bare_prompts` of the same arguments, where they were needed before.
         progress: counts answers.
 
     Returns:
@@ -88,8 +123,11 @@ def generate_pairs(
         raise BadInputError(f"a batch needs at least one text: batch size {batch_size}")
     if not queries or not objectives:
         raise BadInputError(f"nothing to ask: {len(queries)} queries, {len(objectives)} objectives")
-    for objective in objectives:
-        _check_fits(lm, queries, objective, prompt_form, new_tokens=(characteristic_tokens, answer_tokens))
+    prompts = bare_prompts(queries, objectives, prompt_form) if prompts is None else prompts
+    # What will not work is found before anything is written or run.
+    for prompt in prompts.values():
+        lm.check_fits(prompt.characteristic, new_tokens=characteristic_tokens)
+        lm.check_fits(prompt.answer, new_tokens=characteristic_tokens + answer_tokens)
     kept = [
         {key: value for key, value in query.items() if key == "query" or key not in RECORD_KEYS} for query in queries
     ]
@@ -120,6 +158,7 @@ def generate_pairs(
                 made = _answers(
                     lm,
                     batch,
+                    prompts,
                     prompt_form,
                     batch_size=batch_size,
                     seed=seed,
@@ -133,25 +172,10 @@ def generate_pairs(
     return PairSet(tuple(records), header)
 
 
-def _check_fits(
-    lm: LanguageModel,
-    queries: Sequence[Query],
-    objective: Objective,
-    prompt_form: PromptForm,
-    *,
-    new_tokens: tuple[int, int],
-) -> None:
-    """Find what will not work before anything is written or run."""
-    sentences = [persona_sentence(objective, side) for side in SIDES]
-    for query in queries:
-        asked = [prompt_form.text_ids(characteristic_prompt(objective, side, query["query"])) for side in SIDES]
-        lm.check_fits(asked, new_tokens=new_tokens[0])
-        lm.check_fits(prompt_form.contexts(query["query"], sentences).ids, new_tokens=sum(new_tokens))
-
-
 def _answers(
     lm: LanguageModel,
     batch: _Batch,
+    prompts: BarePrompts,
     prompt_form: PromptForm,
     *,
     batch_size: int,
@@ -166,7 +190,7 @@ def _answers(
         prompt_form.cut(clean_characteristic(prompt_form.answer_text(ids)), characteristic_tokens)
         for ids in _sampled(
             lm,
-            [prompt_form.text_ids(characteristic_prompt(objective, side, query["query"])) for query, side in asked],
+            [ids for query in batch.queries for ids in prompts[objective.name, query["query"]].characteristic],
             batch_size=batch_size,
             max_new_tokens=characteristic_tokens,
             seed=derived_seed(seed, "characteristic", objective.name, batch.number),

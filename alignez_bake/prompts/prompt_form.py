@@ -11,6 +11,7 @@ between personas. Text that is tokenised again after another text can merge diff
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from alignez_bake.errors import BadInputError
@@ -85,8 +86,7 @@ class PromptForm:
         """
         if self.chat is not None:
             return self._chat_ids(self.chat, query, sentence)
-        persona = [] if sentence is None else self._encode(f"{sentence}\n")
-        return [*self._bos, *persona, *self._encode(self._filled(query))]
+        return self._behind_persona(sentence, self._encode(self._filled(query)))
 
     def contexts(self, query: str, sentences: Sequence[str | None]) -> Contexts:
         """The same query under several persona sentences.
@@ -101,10 +101,17 @@ class PromptForm:
         Raises:
             BadInputError: the contexts do not share all tokens from the query on: the template breaks it.
         """
-        alone = self.context_ids(query, None)
-        ids = tuple(self.context_ids(query, sentence) for sentence in sentences)
-        shared = _common_suffix([self._without_bos(context) for context in (alone, *ids)])
-        needed = self._tokens_from_query_on(query, alone)
+        wanted = dict.fromkeys((None, *sentences))
+        if self.chat is not None:
+            found = {sentence: self._chat_ids(self.chat, query, sentence) for sentence in wanted}
+            # What holds some of the query or of what follows it.
+            needed = len(found[None]) - _common_prefix(self._ids_before_query, found[None])
+        else:
+            form = self._encode(self._filled(query))
+            found = {sentence: self._behind_persona(sentence, form) for sentence in wanted}
+            needed = len(form)
+        ids = tuple(list(found[sentence]) for sentence in sentences)
+        shared = _common_suffix([self._without_bos(context) for context in found.values()])
         if shared < needed:
             raise BadInputError(
                 f"under a persona the last {needed} tokens of the query {query[:60]!r} are not the same as without: "
@@ -154,6 +161,11 @@ class PromptForm:
         assert self.template is not None
         return self.template.replace(_PLACE, query)
 
+    def _behind_persona(self, sentence: str | None, form: Sequence[int]) -> list[int]:
+        """A persona sentence, if any, and a prompt form that is tokenised already."""
+        persona = [] if sentence is None else self._encode(f"{sentence}\n")
+        return [*self._bos, *persona, *form]
+
     def _chat_ids(self, chat: ChatTemplate, query: str, sentence: str | None) -> list[int]:
         ids = self._encode(chat.text(query, sentence))
         while self._bos and ids[:2] == self._bos * 2:
@@ -163,14 +175,14 @@ class PromptForm:
     def _without_bos(self, ids: list[int]) -> list[int]:
         return ids[1:] if self._bos and ids[:1] == self._bos else ids
 
-    def _tokens_from_query_on(self, query: str, alone: list[int]) -> int:
-        """How many last tokens of the context without persona hold some of the query or of what follows it."""
-        if self.chat is None:
-            return len(self._encode(self._filled(query)))
+    @cached_property
+    def _ids_before_query(self) -> list[int]:
+        """The chat template's own text before the query, without persona."""
+        assert self.chat is not None
         before = self._encode(self.chat.before)
         while self._bos and before[:2] == self._bos * 2:
             del before[0]
-        return len(alone) - _common_prefix(before, alone)
+        return before
 
 
 def prompt_form(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> PromptForm:
