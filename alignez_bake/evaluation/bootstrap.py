@@ -1,4 +1,4 @@
-"""Intervals by resampling queries: answers to one query are alike, so they are drawn together or not at all."""
+"""Figures of an evaluation with their intervals, over queries that are resampled (`query_draws`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from alignez_bake.evaluation.query_draws import Estimate, QueryDraws, interval
 from alignez_bake.evaluation.rates import gap_closed, rate
 from alignez_bake.language_model.sampling import derived_seed
 
@@ -15,26 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DRAWS: Final = 2000
-_TAIL: Final = 2.5
-_BLOCK: Final = 4_000_000  # entries of a block of weights: 32 MB
 _PER_CENT: Final = 100
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def as_json(self) -> dict[str, float]:
-        """The figure and both ends."""
-        return {"value": self.value, "low": self.low, "high": self.high}
-
-    def times(self, factor: float) -> Estimate:
-        """In another unit; the factor is above 0."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True)
@@ -60,7 +42,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class QueryBootstrap:
-    """Percentile intervals over queries that are drawn with replacement (B. Efron, 1979).
+    """Percentile intervals over queries that are drawn with replacement.
 
     All figures of one bootstrap see the same draws, so that differences and ratios of models are paired.
 
@@ -81,7 +63,7 @@ class QueryBootstrap:
         found = self._mean(values)
         if found is None:
             return None
-        return self._estimate(found, self._means(values))
+        return Estimate(found, *interval(self._means(values)))
 
     def share(self, true: NDArray[np.bool_]) -> Estimate:
         """The share of true values.
@@ -96,7 +78,7 @@ class QueryBootstrap:
         successes, total = int(true.sum()), true.size
         if true.shape[1] > 1 and 0 < successes < total:
             values = true.astype(np.float64)
-            return self._estimate(successes / total, self._means(values))
+            return Estimate(successes / total, *interval(self._means(values)))
         found = rate(successes * self.queries // total, self.queries)
         return Estimate(found.value, found.low, found.high)
 
@@ -114,17 +96,13 @@ class QueryBootstrap:
         if any(mean is None for mean in means):
             return Gap(None, None, None, "no answers of some model were judged")
         of_base, of_ours, of_tuned = (self._means(values) for values in (base, ours, tuned))
-        room = of_tuned - of_base
-        room = room[np.isfinite(room)]
-        low, high = np.percentile(room, (_TAIL, _PER_CENT - _TAIL))
+        low, high = interval(of_tuned - of_base)
         point = gap_closed(*(mean for mean in means if mean is not None))
         if low <= 0 <= high or point is None:
             return Gap(None, None, None, "the interval of tuned - base includes 0: there is no gap to close")
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = _PER_CENT * (of_ours - of_base) / (of_tuned - of_base)
-        ratios = ratios[np.isfinite(ratios)]
-        low, high = np.percentile(ratios, (_TAIL, _PER_CENT - _TAIL))
-        return Gap(point, float(low), float(high))
+        return Gap(point, *interval(ratios))
 
     @staticmethod
     def _mean(values: NDArray[np.float64]) -> float | None:
@@ -135,26 +113,8 @@ class QueryBootstrap:
         """The mean of each draw, [draws]; NaN of a draw without any value."""
         there = ~np.isnan(values)
         sums = np.where(there, values, 0.0).sum(axis=1)
-        counts = there.sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            return np.asarray(self._drawn(sums) / self._drawn(counts.astype(np.float64)))
-
-    def _drawn(self, of_queries: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The sum over each draw's queries, [queries] -> [draws]."""
-        return np.concatenate([weights @ of_queries for weights in self._weights])
+        return self._drawn.means(sums, there.sum(axis=1).astype(np.float64))
 
     @cached_property
-    def _weights(self) -> list[NDArray[np.int16]]:
-        """How often each draw has each query, in blocks [some draws, queries]."""
-        generator = np.random.default_rng(derived_seed(self.seed, "bootstrap"))
-        rows = max(1, _BLOCK // self.queries)
-        even = np.full(self.queries, 1 / self.queries)
-        return [
-            generator.multinomial(self.queries, even, size=min(rows, self.draws - start)).astype(np.int16)
-            for start in range(0, self.draws, rows)
-        ]
-
-    @staticmethod
-    def _estimate(value: float, draws: NDArray[np.float64]) -> Estimate:
-        low, high = np.percentile(draws[np.isfinite(draws)], (_TAIL, _PER_CENT - _TAIL))
-        return Estimate(value, float(low), float(high))
+    def _drawn(self) -> QueryDraws:
+        return QueryDraws(self.queries, derived_seed(self.seed, "bootstrap"), self.draws)

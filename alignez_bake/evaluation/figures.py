@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from alignez_bake.evaluation.bootstrap import Estimate, Gap
+    from alignez_bake.evaluation.bootstrap import Gap
     from alignez_bake.evaluation.protocol import Judgement, Pair
+    from alignez_bake.evaluation.query_draws import Estimate
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignez_bake.evaluation.answers_file import ModelAnswers
-    from alignez_bake.evaluation.bootstrap import Estimate, Gap
+    from alignez_bake.evaluation.bootstrap import Gap
     from alignez_bake.evaluation.figures import Figures
     from alignez_bake.evaluation.protocol import AnswerSet, Judgement
+    from alignez_bake.evaluation.query_draws import Estimate
 
 JSON_FILE: Final = "eval.json"
 MARKDOWN_FILE: Final = "eval.md"

@@ -36,7 +36,7 @@ import numpy as np
 from alignez_bake.evaluation.rates import Rate, rate
 from alignez_bake.language_model.sampling import derived_seed
 from alignez_bake.tuning.coupled_sampling import coupled_sample
-from alignez_bake.tuning.uncertainty import Estimate, estimate
+from alignez_bake.tuning.uncertainty import ClusteredMean, estimate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,8 +83,8 @@ class Obedience:
     wanted: Rate
     other: Rate
     plain: Rate
-    contrast: Estimate
-    room: Estimate
+    contrast: ClusteredMean
+    room: ClusteredMean
     reach: UpperBound | None
     reward: tuple[float, float]
     divergence: float

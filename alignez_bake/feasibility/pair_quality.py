@@ -10,7 +10,7 @@ import numpy as np
 
 from alignez_bake.evaluation.rates import Rate, rate
 from alignez_bake.language_model.sampling import derived_seed
-from alignez_bake.tuning.uncertainty import Estimate, estimate
+from alignez_bake.tuning.uncertainty import ClusteredMean, estimate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class PairQuality:
     distinct: dict[str, float]
     judged: int
     told_apart: Rate
-    contrast: Estimate
+    contrast: ClusteredMean
     own: bool
     margin: float
     lengths: Lengths

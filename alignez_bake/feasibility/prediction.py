@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from alignez_bake.feasibility.obedience import Obedience
     from alignez_bake.feasibility.pair_quality import PairQuality
     from alignez_bake.prompts.objective import Side
-    from alignez_bake.tuning.uncertainty import Estimate
+    from alignez_bake.tuning.uncertainty import ClusteredMean
 
 Verdict = Literal["likely", "unclear", "unlikely"]
 
@@ -57,7 +57,7 @@ class Prediction:
     """
 
     verdict: Verdict
-    gain: Estimate
+    gain: ClusteredMean
     reasons: tuple[str, ...]
     advice: tuple[str, ...]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from alignez_bake.evaluation.rates import Rate
     from alignez_bake.feasibility.assess import Feasibility
     from alignez_bake.feasibility.obedience import UpperBound
-    from alignez_bake.tuning.uncertainty import Estimate
+    from alignez_bake.tuning.uncertainty import ClusteredMean
 
 
 def feasibility_tables(found: Mapping[str, Feasibility]) -> list[Table | str]:
@@ -97,7 +97,7 @@ def _rate(rate: Rate) -> tuple[str, str]:
     return f"{100 * rate.value:.0f} %", f"{100 * rate.low:.0f} to {100 * rate.high:.0f} %"
 
 
-def _estimate(estimate: Estimate) -> tuple[str, str]:
+def _estimate(estimate: ClusteredMean) -> tuple[str, str]:
     return f"{100 * estimate.value:+.0f} points", f"{100 * estimate.low:+.0f} to {100 * estimate.high:+.0f}"
 
 

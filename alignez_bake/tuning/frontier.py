@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.safetensors_io.strict_json import shown
-from alignez_bake.tuning.uncertainty import Estimate
+from alignez_bake.tuning.uncertainty import ClusteredMean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class FrontierPoint:
     candidate: str
     method: str
     settings: Mapping[str, Any]
-    rate: Estimate | None
+    rate: ClusteredMean | None
     kl: float | None
     answers: int
     out: str | None
@@ -66,7 +66,7 @@ class TuningResult:
     points: tuple[FrontierPoint, ...]
     chosen: str | None
     reason: str
-    gain: Estimate | None
+    gain: ClusteredMean | None
     kl_budget: float
     queries: int
     floors: Mapping[str, float]
@@ -165,10 +165,10 @@ def _point(value: Mapping[str, Any]) -> FrontierPoint:
     )
 
 
-def _estimate(value: Mapping[str, Any] | None) -> Estimate | None:
+def _estimate(value: Mapping[str, Any] | None) -> ClusteredMean | None:
     if value is None:
         return None
-    return Estimate(*(_number(value[name]) for name in ("value", "standard_error", "low", "high")))
+    return ClusteredMean(*(_number(value[name]) for name in ("value", "low", "high", "standard_error")))
 
 
 def _number(value: object) -> float:

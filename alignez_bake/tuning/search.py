@@ -34,7 +34,7 @@ from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.language_model.sampling import derived_seed
 from alignez_bake.tuning.frontier import BASE_NAME, FrontierPoint, TuningResult
-from alignez_bake.tuning.uncertainty import Estimate, estimate, standard_error
+from alignez_bake.tuning.uncertainty import ClusteredMean, estimate, standard_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -117,7 +117,7 @@ class _Standing:
 class _Choice(NamedTuple):
     name: str | None
     reason: str
-    gain: Estimate | None
+    gain: ClusteredMean | None
 
 
 def search(
@@ -268,7 +268,7 @@ def _as_good(standing: _Standing, best: _Standing, queries: int) -> bool:
     return float(differences.mean()) <= standard_error(differences, queries)
 
 
-def _gain(standing: _Standing, base: _Standing, settings: SearchSettings, among: int) -> Estimate:
+def _gain(standing: _Standing, base: _Standing, settings: SearchSettings, among: int) -> ClusteredMean:
     seed = derived_seed(settings.seed, "bootstrap")
     return estimate(standing.array - base.array, settings.queries, seed=seed, among=among)
 

@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_interval():
 
 
 def test_blocks_of_draws_are_all_draws(monkeypatch):
-    from alignez_bake.evaluation import bootstrap as module
+    from alignez_bake.evaluation import query_draws as module
 
     values = normal(0, 50, 2)
     whole = QueryBootstrap(50, 1).mean(values)

@@ -11,11 +11,11 @@ from alignez_bake.feasibility.pair_quality import Lengths, PairQuality
 from alignez_bake.feasibility.prediction import predict
 from alignez_bake.feasibility.separability import Separability
 from alignez_bake.preference_pairs.filters import FilterReport
-from alignez_bake.tuning.uncertainty import Estimate
+from alignez_bake.tuning.uncertainty import ClusteredMean
 
 
 def around(value, half):
-    return Estimate(value, half / 1.96, value - half, value + half)
+    return ClusteredMean(value, value - half, value + half, half / 1.96)
 
 
 OBEYS = Obedience(

@@ -32,7 +32,7 @@ from alignez_bake.report.html.of_result import page_of_result
 from alignez_bake.report.html.packages import page_wanted
 from alignez_bake.report.html.page_parts import PageParts, read_parts
 from alignez_bake.tuning.frontier import FrontierPoint, TuningResult
-from alignez_bake.tuning.uncertainty import Estimate
+from alignez_bake.tuning.uncertainty import ClusteredMean
 from tests.baking import command, contents, nothing_written, plan_for
 from tests.onnx_patch.graphs import torchscript_graph
 from tests.report.html_reports import HOSTILE
@@ -196,11 +196,13 @@ def test_a_patched_graph_has_one(base, tmp_path):
 
 def found_by_search(**changes):
     points = (
-        FrontierPoint("base", "", {}, Estimate(0.5, 0.02, 0.46, 0.54), 0.0, 100, None),
-        FrontierPoint("ridge 2", "ridge", {}, Estimate(0.8, 0.02, 0.76, 0.84), 0.02, 100, None),
-        FrontierPoint("ridge 9", "ridge", {}, Estimate(0.6, 0.02, 0.56, 0.64), 0.5, 50, "its KL is beyond the budget"),
+        FrontierPoint("base", "", {}, ClusteredMean(0.5, 0.46, 0.54, 0.02), 0.0, 100, None),
+        FrontierPoint("ridge 2", "ridge", {}, ClusteredMean(0.8, 0.76, 0.84, 0.02), 0.02, 100, None),
+        FrontierPoint(
+            "ridge 9", "ridge", {}, ClusteredMean(0.6, 0.56, 0.64, 0.02), 0.5, 50, "its KL is beyond the budget"
+        ),
     )
-    gain = Estimate(0.3, 0.03, 0.2, 0.4)
+    gain = ClusteredMean(0.3, 0.2, 0.4, 0.03)
     return {**TuningResult(points, "ridge 2", "it is the best", gain, 0.1, 25, {"helpful": 1.0}).to_json(), **changes}
 
 

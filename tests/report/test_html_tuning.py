@@ -8,13 +8,13 @@ from alignez_bake.report.html.from_tuning import with_tuning
 from alignez_bake.report.html.page_contents import contents_of
 from alignez_bake.report.html.report_data import Drift, MeasuredRate, ReportData
 from alignez_bake.tuning.frontier import FrontierPoint, TuningResult
-from alignez_bake.tuning.uncertainty import Estimate
+from alignez_bake.tuning.uncertainty import ClusteredMean
 
 EMPTY = ReportData("nothing", "alignez-bake 0.1.0")
 
 
 def point(name, value, kl, out=None):
-    rate = None if value is None else Estimate(value, 0.02, value - 0.04, value + 0.04)
+    rate = None if value is None else ClusteredMean(value, value - 0.04, value + 0.04, 0.02)
     return FrontierPoint(name, "ridge", {}, rate, kl, 300, out)
 
 
@@ -29,7 +29,7 @@ TUNING = TuningResult(
     ),
     "gentle",
     "gentle was chosen: nothing within the budget is better.",
-    Estimate(0.38, 0.03, 0.32, 0.44),
+    ClusteredMean(0.38, 0.32, 0.44, 0.03),
     0.1,
     60,
     {"helpful": -3.0},

@@ -4,11 +4,11 @@ import pytest
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.tuning.frontier import FrontierPoint, TuningResult, pareto_front
-from alignez_bake.tuning.uncertainty import Estimate
+from alignez_bake.tuning.uncertainty import ClusteredMean
 
 
 def point(name, rate, kl, out=None):
-    estimate = None if rate is None else Estimate(rate, 0.01, rate - 0.02, rate + 0.02)
+    estimate = None if rate is None else ClusteredMean(rate, rate - 0.02, rate + 0.02, 0.01)
     return FrontierPoint(name, "ridge", {"strength": 2.0, "layers": [0, 1]}, estimate, kl, 300, out)
 
 
@@ -23,7 +23,7 @@ POINTS = (
     point("no drift measured", 0.95, None, "out"),
     point("no edits", None, None, "out"),
 )
-RESULT = TuningResult(POINTS, "gentle", "because", Estimate(0.3, 0.02, 0.25, 0.35), 0.05, 40, {"helpful": -1.5})
+RESULT = TuningResult(POINTS, "gentle", "because", ClusteredMean(0.3, 0.25, 0.35, 0.02), 0.05, 40, {"helpful": -1.5})
 
 
 def test_the_front_is_what_nothing_beats():
@@ -50,7 +50,7 @@ def test_json_there_and_back():
         ({"kl_budget": "0.1"}, "'0.1' is no finite number"),
         ({"queries": True}, "True is no int"),
         ({"floors": [1]}, "no tuning result"),
-        ({"gain": {"value": 1.0}}, "standard_error"),
+        ({"gain": {"value": 1.0, "low": 0.0, "high": 2.0}}, "standard_error"),
         ({"reason": None}, "None is no str"),
     ],
 )
