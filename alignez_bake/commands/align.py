@@ -246,7 +246,8 @@ def align(
     if dry_run:
         return AlignResult(plan)
     progress = progress or NoProgress()
-    # Before the long work; a model in memory holds the tensors alone that it uses.
+    # Before the long work; a model in memory holds the tensors alone that it uses. `bake` opens the base anew and looks
+    # again: hours may have passed by then, and a look costs half a millisecond a MB.
     check_finite_tensors(base.tensors, progress=progress)
     lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer, prompt_template)
