@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from tests.onnx_export.making import Traced
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests stay to the end: the collector of garbage need not walk over them every time."""
+    gc.collect()
+    gc.freeze()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> Iterator[None]:
@@ -25,6 +34,18 @@ def _few_threads() -> Iterator[None]:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def short_certificates() -> Iterator[None]:
+    """Certificates of a quarter of the prompts, with few tokens behind each: where a result has only to be certified.
+
+    What a certificate finds is proved with all of them, in `tests/certificate` and where results are compared.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alignez_bake.certificate.prompts.PROMPTS", 8)
+        patch.setattr("alignez_bake.certificate.prompts.GREEDY_TOKENS", 8)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -48,12 +69,36 @@ def save_tiny() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_folder(model_type, bias=None)`: a saved tiny model, made once a session. Never write into it."""
-    made: dict[tuple[str, bool | None], Path] = {}
+    made: dict[tuple[str, bool], Path] = {}
 
     def folder(model_type: str, bias: bool | None = None) -> Path:
-        key = (model_type, bias)
+        key = (model_type, tiny_models.with_bias(model_type, bias))
         if key not in made:
             made[key] = tiny_models.save_tiny(model_type, tmp_path_factory.mktemp(model_type), bias=bias)
         return made[key]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def traced(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Callable[..., Path]) -> Callable[..., Traced]:
+    """`traced(model_type, "base" | "folded" | "inserted", opset=23, bias=None)`: a tiny model and its graph.
+
+    An export takes seconds, so tests of graphs share them. Never write into their folders.
+    """
+    # Here, since most tests need neither.
+    from alignez_bake.onnx_export.graph import export_graph
+    from tests.onnx_export.making import MAKE, Traced
+
+    made: dict[tuple[str, str, int, bool], Traced] = {}
+
+    def trace(model_type: str, edits: str, opset: int = 23, bias: bool | None = None) -> Traced:
+        key = (model_type, edits, opset, tiny_models.with_bias(model_type, bias))
+        if key not in made:
+            folder = tmp_path_factory.mktemp(f"{model_type}-{edits}-{opset}")
+            model = MAKE[edits](tiny_folder(model_type, bias), folder)
+            target = folder / "model.onnx"
+            made[key] = Traced(model, target, export_graph(model, target, opset=opset))
+        return made[key]
+
+    return trace

@@ -23,7 +23,7 @@ from alignez_bake.methods.registry import METHODS
 from alignez_bake.tuning import offered
 from tests.hub.conftest import files_of
 from tests.hub.local_hub import OWNER, running_hub
-from tests.onnx_patch.graphs import dynamo_graph, torchscript_graph
+from tests.onnx_patch.graphs import torchscript_graph
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,6 +67,7 @@ def short_demo(path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("short_certificates")
 def test_every_command_of_the_readme_runs(tmp_path, save_tiny, monkeypatch, capsys):
     # Few positions make the tiny model quick: texts and certificate are cut to what it has room for.
     base = save_tiny("llama", tmp_path / "base", dtype=torch.float32, overrides={"max_position_embeddings": 260})
@@ -107,6 +108,7 @@ def test_every_command_of_the_readme_runs(tmp_path, save_tiny, monkeypatch, caps
         assert "adapter_config.json" in lora.commits[lora.branches["v1"]]
 
 
+@pytest.mark.usefixtures("short_certificates")
 def test_every_command_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     """On the demo model, with edits of ridge and gated ones."""
     base = short_demo(tmp_path / "demo")
@@ -114,7 +116,7 @@ def test_every_command_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "graph_of_base").mkdir()
-    dynamo_graph(base, tmp_path / "graph_of_base", external=True)
+    torchscript_graph(base, tmp_path / "graph_of_base")  # six layers: much quicker than our own export
     before = [
         f"alignez-bake pairs --model BASE --out pairs.jsonl --queries {queries}",
         "alignez-bake fit --model BASE --pairs pairs.jsonl --out edits.safetensors --method ridge",

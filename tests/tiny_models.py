@@ -308,6 +308,11 @@ def save_tiny_tokenizer(tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def with_bias(model_type: str, bias: bool | None) -> bool:
+    """Whether the writers have biases: as asked for, else only where the architecture cannot be without."""
+    return (model_type, False) not in COMBINATIONS if bias is None else bias
+
+
 def save_tiny(
     model_type: str,
     path: Path,
@@ -331,8 +336,7 @@ def save_tiny(
     Returns:
         `path`.
     """
-    with_bias = (model_type, False) not in COMBINATIONS if bias is None else bias
-    model = tiny_model(model_type, bias=with_bias, seed=seed, dtype=dtype, overrides=overrides)
+    model = tiny_model(model_type, bias=with_bias(model_type, bias), seed=seed, dtype=dtype, overrides=overrides)
     model.save_pretrained(path, max_shard_size=max_shard_size)
     save_tiny_tokenizer(tiny_tokenizer() if tokenizer is None else tokenizer, path)
     return path

@@ -30,7 +30,7 @@ def queries(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chosen(queries, tmp_path_factory):
+def chosen(queries, tmp_path_factory, short_certificates):
     """A whole way on the demo's base whose strength was chosen."""
     out = tmp_path_factory.mktemp("choice") / "aligned"
     settings = {"objectives_file": DEMO / "objectives.json", "save_pairs": True, "report": False}

@@ -26,11 +26,18 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 MARGIN = 100
+ONE_LAYER = {"num_hidden_layers": 1}
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> Path:
     return small_base("llama", tmp_path_factory.mktemp("base") / "llama")
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory) -> Path:
+    """One layer, which is traced and run in half the time."""
+    return small_base("llama", tmp_path_factory.mktemp("base") / "shallow", overrides=ONE_LAYER)
 
 
 @pytest.fixture(scope="module")
@@ -96,29 +103,29 @@ def test_it_answers_as_the_checkpoint_does(folded, llama, tmp_path):
         compare(folded.path, **{**ask, "max_new_tokens": 200})
 
 
-def test_gates_are_nodes_and_need_no_flag(llama, tmp_path):
-    plan = EditPlan(tuple(edits_at(llama, "mlp_write", layers=[0], gate="relu", positions="last")))
-    result = bake(llama, plan, tmp_path / "out", artefact="onnx")
+def test_gates_are_nodes_and_need_no_flag(shallow, tmp_path):
+    plan = EditPlan(tuple(edits_at(shallow, "mlp_write", layers=[0], gate="relu", positions="last")))
+    result = bake(shallow, plan, tmp_path / "out", artefact="onnx")
     check_figures(result)
     assert routes(result) == {"mlp_write.0": "insert"}
     assert config_of(tmp_path / "out")["model_type"] == "llama"
     assert not list((tmp_path / "out").rglob("*.py"))
     assert "trust_remote_code" not in (tmp_path / "out" / "README.md").read_text()
     with nothing_written(tmp_path), pytest.raises(BadInputError, match="relu"):
-        bake(llama, plan, tmp_path / "again", artefact="onnx", require_fold=True)
+        bake(shallow, plan, tmp_path / "again", artefact="onnx", require_fold=True)
 
 
 def test_constants_find_a_home_in_an_equivalent_model(tmp_path):
-    base = small_base("mistral", tmp_path / "base", overrides={"sliding_window": None})
-    plan = EditPlan(tuple(edits_at(base, "attn_write", constant=True)))
+    base = small_base("mistral", tmp_path / "base", overrides={"sliding_window": None, **ONE_LAYER})
+    plan = EditPlan(tuple(edits_at(base, "attn_write", layers=[0], constant=True)))
     result = bake(base, plan, tmp_path / "out", artefact="onnx")
     check_figures(result)
     assert set(routes(result).values()) == {"rehome"}
     assert config_of(tmp_path / "out")["model_type"] == "llama"
 
 
-def test_half_precision(llama, tmp_path):
-    result = bake(llama, plan_for(llama), tmp_path / "out", artefact="onnx", dtype="float16")
+def test_half_precision(shallow, tmp_path):
+    result = bake(shallow, plan_for(shallow), tmp_path / "out", artefact="onnx", dtype="float16")
     assert result.verdict == "passed", result.reasons
     assert {level.to_json().get("dtype") for level in result.levels} >= {"float16"}
     assert config_of(tmp_path / "out").get("dtype", config_of(tmp_path / "out").get("torch_dtype")) == "float16"
@@ -127,32 +134,31 @@ def test_half_precision(llama, tmp_path):
 
 
 def test_bfloat16_is_refused_where_nothing_runs_it(tmp_path):
-    base = small_base("llama", tmp_path / "base", dtype=torch.bfloat16)
+    base = small_base("llama", tmp_path / "base", dtype=torch.bfloat16, overrides=ONE_LAYER)
     with nothing_written(tmp_path), pytest.raises(BadInputError, match=r"bfloat16 .the base's own. cannot be verified"):
         bake(base, plan_for(base), tmp_path / "out", artefact="onnx")
     result = bake(base, plan_for(base), tmp_path / "out", artefact="onnx", verify="tensors")
     assert [level.level for level in result.levels] == ["tensors"]
 
 
-def test_weights_beside_the_graph(llama, tmp_path):
-    result = bake(llama, plan_for(llama), tmp_path / "out", artefact="onnx", external_data=True)
+def test_weights_beside_the_graph(shallow, tmp_path):
+    result = bake(shallow, plan_for(shallow), tmp_path / "out", artefact="onnx", external_data=True)
     check_figures(result)
     assert (tmp_path / "out" / "model.onnx_data").stat().st_size > 100_000
     assert json.loads((tmp_path / "out" / "alignez" / "alignez.json").read_text())["options"] == {"external_data": True}
     assert "--as onnx --external-data" in (tmp_path / "out" / "README.md").read_text()
 
 
-WIDE = {"hidden_size": 128, "intermediate_size": 160, "head_dim": 32, "num_attention_heads": 4}
+WIDE = ONE_LAYER | {"hidden_size": 128, "intermediate_size": 160, "head_dim": 32, "num_attention_heads": 4}
 
 
-def test_fused_operators(llama, tmp_path):
-    plan = plan_for(llama)
-    result = bake(llama, plan, tmp_path / "out", artefact="onnx", optimise=True)
+def test_fused_operators(shallow, tmp_path):
+    result = bake(shallow, plan_for(shallow), tmp_path / "out", artefact="onnx", optimise=True)
     check_figures(result)
     assert "fused operators: " in result.notes[0]
     operators = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
     assert {"Attention", "RotaryEmbedding"} <= operators
-    check_figures(verify(tmp_path / "out", llama))
+    check_figures(verify(tmp_path / "out", shallow))
 
 
 def test_weights_of_few_bits(tmp_path):

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from alignez_bake.onnx_export.graph import export_graph
 from alignez_bake.onnx_optimise.optimise import optimise_graph
-from tests.onnx_export.conftest import MAKE
 from tests.onnx_export.graphs import Graph
 
 if TYPE_CHECKING:
@@ -26,17 +24,15 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def optimised(tmp_path_factory, tiny_folder) -> Callable[..., Pair]:
+def optimised(tmp_path_factory, traced) -> Callable[..., Pair]:
     """`optimised(model_type, edits="base", opset=20)`."""
     made: dict[tuple[str, str, int], Pair] = {}
 
     def make(model_type: str, edits: str = "base", opset: int = 20) -> Pair:
         key = (model_type, edits, opset)
         if key not in made:
-            folder = tmp_path_factory.mktemp(f"{model_type}-{edits}-{opset}")
-            model = MAKE[edits](tiny_folder(model_type), folder)
-            source, target = folder / "plain.onnx", folder / "optimised.onnx"
-            names = export_graph(model, source, opset=opset)
+            target = tmp_path_factory.mktemp(f"{model_type}-{edits}-{opset}") / "optimised.onnx"
+            _, source, names = traced(model_type, edits, opset)
             result = optimise_graph(source, target)
             made[key] = Pair(Graph(source, names), Graph(target, names), result)
         return made[key]

@@ -15,8 +15,8 @@ from alignez_bake.onnx_optimise.quantisation_errors import dequantised, quantisa
 from alignez_bake.onnx_optimise.quantise import block_quantised, quantise_graph
 from alignez_bake.onnx_optimise.weights import weights_of
 from alignez_bake.runtime import generate, open_session
-from tests.onnx_export.conftest import MAKE
 from tests.onnx_export.graphs import Graph, operators, prompts
+from tests.onnx_export.making import MAKE
 from tests.running import relative
 from tests.tiny_models import save_tiny
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnx_ir
 import pytest
 import torch
 
@@ -33,6 +34,7 @@ from alignez_bake.onnx_export.names import (
     TOTAL,
     GraphNames,
 )
+from alignez_bake.onnx_export.saving import save_graph
 from alignez_bake.site import Site
 from tests.onnx_export.graphs import Graph, Torch, next_batch, prompts
 from tests.random_edits import random_edit
@@ -50,6 +52,15 @@ def dynamo_graph(base: Path, folder: Path, *, external: bool) -> None:
     """Our own export."""
     _copy_configs(base, folder)
     export_graph(load(base, torch.float32), folder / GRAPH, external_data=external)
+
+
+def traced_graph(base: Path, graph: Path, folder: Path, *, external: bool) -> None:
+    """Our own export that was made before, whose weights lie in one file: as it is, or beside a file of weights."""
+    _copy_configs(base, folder)
+    if external:
+        save_graph(onnx_ir.load(graph), folder / GRAPH, external_data=True)
+    else:
+        shutil.copyfile(graph, folder / GRAPH)
 
 
 def torchscript_graph(base: Path, folder: Path) -> None:
