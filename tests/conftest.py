@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from tests.onnx_export.making import Traced
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest tests begin: one of them at the end would leave the other cores with nothing to do."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
 def pytest_collection_finish() -> None:
     """Thousands of collected tests stay to the end: the collector of garbage need not walk over them every time."""
     gc.collect()
