@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests import tiny_models
+from tests import running, tiny_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,15 +41,10 @@ def _few_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def short_certificates() -> Iterator[None]:
-    """Certificates of a quarter of the prompts, with few tokens behind each: where a result has only to be certified.
-
-    What a certificate finds is proved with all of them, in `tests/certificate` and where results are compared.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alignez_bake.certificate.prompts.PROMPTS", 8)
-        patch.setattr("alignez_bake.certificate.prompts.GREEDY_TOKENS", 8)
+    """Certificates in this process are those of `running.short_certificates`."""
+    with running.short_certificates():
         yield
 
 

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from alignez_bake.certificate import prompts
 from tests.tiny_models import VOCABULARY, runs_in_its_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def short_certificates() -> Iterator[None]:
+    """Certificates of a quarter of the prompts, with few tokens behind each: where a result has only to be certified.
+
+    What a certificate finds is proved with all of them, in `tests/certificate` and where results are compared.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompts, "PROMPTS", 8)
+        patch.setattr(prompts, "GREEDY_TOKENS", 8)
+        yield
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

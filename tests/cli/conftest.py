@@ -29,11 +29,6 @@ class Ran(NamedTuple):
         return json.loads(self.out)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _short_certificates(short_certificates) -> None:
-    """Commands are looked at here, and what they print."""
-
-
 @pytest.fixture(scope="session")
 def cli_base(tmp_path_factory, save_tiny) -> Path:
     """A tiny llama. Never write into it."""

@@ -23,6 +23,7 @@ FILES = {
     "onnx": {"model.onnx", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"},
     "edits": {"edits.safetensors"},
 }
+certified_shortly = pytest.mark.usefixtures("short_certificates")
 LEVELS = {"onnx": ["tensors", "forward"], "adapter": ["tensors", "forward"], "gguf": ["tensors"], "edits": ["tensors"]}
 
 
@@ -72,6 +73,7 @@ def baked(bake, results):
     return once
 
 
+@certified_shortly
 @pytest.mark.parametrize("artefact", FILES)
 def test_a_format_is_baked_verified_and_inspected(artefact, baked, cli):
     ran, out = baked(artefact)
@@ -126,6 +128,7 @@ def test_an_adapter_answers_as_the_checkpoint_does(bake, cli, tmp_path):
     assert all(before != after for before, after in found)
 
 
+@certified_shortly
 def test_an_inserted_result_goes_through_every_command(bake, cli, cli_base, tmp_path):
     out = tmp_path / "out"
     ran = bake("gated", out)
@@ -162,6 +165,7 @@ def test_the_folder_of_a_result_is_a_file_of_edits(artefact, bake, cli, cli_base
     assert contents(tmp_path / "second")["model.safetensors"] == contents(tmp_path / "direct")["model.safetensors"]
 
 
+@certified_shortly
 def test_edits_carry_what_nothing_else_does(bake, cli, cli_base, tmp_path):
     ran = bake("last", tmp_path / "adapter", "--as", "adapter")
     assert ran.status == 2
@@ -176,6 +180,7 @@ def test_edits_carry_what_nothing_else_does(bake, cli, cli_base, tmp_path):
     assert ran.json["certificate"]["forward"]["last_only_difference"] == 0
 
 
+@certified_shortly
 def test_a_changed_file_of_each_format_fails_with_status_1(baked, cli, tmp_path):
     for artefact, (name, *_) in ((artefact, sorted(FILES[artefact])[::-1]) for artefact in FILES):
         out = tmp_path / artefact
@@ -196,6 +201,7 @@ def test_a_dry_run_says_the_ways_and_writes_nothing(bake, tmp_path):
     assert "nothing was written" in ran.out
 
 
+@certified_shortly
 @pytest.mark.parametrize("artefact", ["adapter", "gguf", "onnx", "edits"])
 def test_the_whole_way_in_every_format(artefact, cli, whole_way, tmp_path):
     out = tmp_path / "out"
@@ -229,6 +235,7 @@ def agreeing_pairs(monkeypatch):
 GATED = ("--method", "alignez_v2", "--gated", "--top-layers", "1")
 
 
+@certified_shortly
 @pytest.mark.usefixtures("agreeing_pairs")
 def test_the_whole_way_with_alignezs_own_semantics(cli, whole_way, tmp_path):
     """Gates and the last position: refused at once without code, else inserted and certified by running."""
@@ -249,6 +256,7 @@ def test_the_whole_way_with_alignezs_own_semantics(cli, whole_way, tmp_path):
     assert cli("verify", out, "--level", "tensors").status == 0
 
 
+@certified_shortly
 @pytest.mark.usefixtures("agreeing_pairs")
 def test_the_whole_way_with_gates_made_linear(cli, whole_way, tmp_path, tiny_folder):
     out = tmp_path / "out"

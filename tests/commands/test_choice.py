@@ -15,6 +15,7 @@ from alignez_bake.edit_file import read_edits
 from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.tuning import tuner
 from alignez_bake.tuning.frontier import TuningResult
+from tests.running import short_certificates
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 QUERIES = 24
@@ -30,11 +31,12 @@ def queries(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chosen(queries, tmp_path_factory, short_certificates):
+def chosen(queries, tmp_path_factory):
     """A whole way on the demo's base whose strength was chosen."""
     out = tmp_path_factory.mktemp("choice") / "aligned"
     settings = {"objectives_file": DEMO / "objectives.json", "save_pairs": True, "report": False}
-    return align(DEMO / "base", out, queries=queries, method="ridge", strength="auto", layers="2-5", **settings)
+    with short_certificates():
+        return align(DEMO / "base", out, queries=queries, method="ridge", strength="auto", layers="2-5", **settings)
 
 
 def test_the_choice_stands_in_the_result(chosen):
