@@ -111,7 +111,7 @@ def test_the_row_of_the_default_is_the_whole_choice(world_to_choose_in, tmp_path
     row, named = result["figures"]["auto"], result["figures"]["ridge"]
     assert row["kl"]["mean"] > 0
     assert row["seconds"].keys() == named["seconds"].keys()
-    # Six candidates are fitted and answer, beside one that is fitted.
+    # Every candidate is fitted and answers, beside one that is fitted alone.
     assert row["seconds"]["processor"]["mean"] > named["seconds"]["processor"]["mean"]
     (chosen,) = result["chosen"]["auto"]
     assert chosen.startswith("ridge-")
