@@ -5,7 +5,7 @@ import torch
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.preference_pairs import generation
-from alignez_bake.preference_pairs.generation import generate_pairs
+from alignez_bake.preference_pairs.generation import bare_prompts, generate_pairs
 from alignez_bake.preference_pairs.pair_file import read_pairs
 from alignez_bake.prompts.persona import clean_characteristic, persona_sentence
 from alignez_bake.prompts.prompt_form import prompt_form
@@ -39,6 +39,15 @@ def test_the_file_holds_what_is_returned(make, tmp_path, objectives, form, lm):
         assert record.characteristic == clean_characteristic(record.characteristic)
         sentence = persona_sentence(by_name[record.objective], record.side, record.characteristic)
         assert record.prompt == form.prompt_text(record.query["query"], sentence)
+
+
+def test_prompts_that_are_tokenised_already_give_the_same_pairs(make, lm, form, queries, objectives):
+    prompts = bare_prompts(queries, objectives, form)
+    assert list(prompts) == [(objective.name, query["query"]) for objective in objectives for query in queries]
+    assert make(None, prompts=prompts) == make(None)
+    beyond = {key: prompt._replace(answer=([lm.vocabulary_size],)) for key, prompt in prompts.items()}
+    with pytest.raises(BadInputError, match="do not belong together"):
+        make(None, prompts=beyond)
 
 
 def test_lines_have_the_keys_of_the_format(make, tmp_path):
