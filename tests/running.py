@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def short_certificates() -> Iterator[None]:
-    """Certificates of a quarter of the prompts, with few tokens behind each: where a result has only to be certified.
+    """Certificates with few greedy tokens behind each prompt: where a result has only to be certified.
 
     What a certificate finds is proved with all of them, in `tests/certificate` and where results are compared.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompts, "PROMPTS", 8)
         patch.setattr(prompts, "GREEDY_TOKENS", 8)
         yield
 
