@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 
@@ -14,10 +14,14 @@ from alignez_bake.language_model.batching import right_padded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from alignez_bake.language_model.loading import LanguageModel
 
+_WIDENED_VALUES: Final = 2**24
+"""Of the head's weight at a time, 64 MiB in float32."""
 _ROUNDINGS: Final = 16
 """Norm, head and what lies between round a handful of times in the model's own dtype; each by half of an epsilon."""
 
@@ -52,34 +56,73 @@ class Head:
     """Log-probabilities of the next token as a function of what the final norm gives.
 
     Attributes:
-        module: the linear map.
-        dtype: of its weight.
-        device: where that lies.
-        vocabulary_size: how many tokens it tells apart.
+        weight: [vocabulary, d], the model's own, in its dtype: a copy in float32 would take 2 GB of an 8 B model.
+        bias: [vocabulary], or None.
+        dtype: of the arithmetic.
     """
 
-    module: nn.Module
+    weight: torch.Tensor
+    bias: torch.Tensor | None
     dtype: torch.dtype
-    device: torch.device
-    vocabulary_size: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weight lies."""
+        return self.weight.device
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens it tells apart."""
+        return len(self.weight)
 
     def log_probabilities(self, normed: torch.Tensor, /) -> torch.Tensor:
         """log p(next token) [n, vocabulary] of normed rows [n, d], in `dtype`."""
-        logits: torch.Tensor = self.module(normed)
-        return logits.log_softmax(dim=-1)
+        logits = _Product.apply(normed, self.weight)  # type: ignore[no-untyped-call]
+        assert isinstance(logits, torch.Tensor)
+        return (logits if self.bias is None else logits + self.bias.to(self.dtype)).log_softmax(dim=-1)
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """[vocabulary, d]."""
-        weight = self.module.weight
-        assert isinstance(weight, torch.Tensor)
-        return weight.detach()
+    @torch.no_grad()
+    def times(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """H C [vocabulary, k] of the weight H and columns C [d, k], in float64."""
+        factor = torch.tensor(columns, device=self.device)
+        parts = [part.double() @ factor for part in torch.split(self.weight, _rows_at_a_time(self.weight))]
+        product: NDArray[np.float64] = torch.cat(parts).cpu().numpy()
+        return product
+
+
+class _Product(torch.autograd.Function):
+    """x Wᵀ for a W of narrower dtype, widened a part at a time, forwards and back; W itself gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's context
+        """[n, d] and [vocabulary, d] to [n, vocabulary]."""
+        ctx.save_for_backward(weight)
+        if weight.dtype == rows.dtype:
+            return rows @ weight.T
+        parts = torch.split(weight, _rows_at_a_time(weight))
+        return torch.cat([rows @ part.to(rows.dtype).T for part in parts], dim=-1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401 - as above
+        """[n, vocabulary] to [n, d]."""
+        (weight,) = ctx.saved_tensors
+        if weight.dtype == gradient.dtype:
+            return gradient @ weight, None
+        size = _rows_at_a_time(weight)
+        total = gradient.new_zeros(len(gradient), weight.shape[1])
+        for columns, part in zip(torch.split(gradient, size, dim=-1), torch.split(weight, size), strict=True):
+            total += columns @ part.to(gradient.dtype)
+        return total, None
+
+
+def _rows_at_a_time(weight: torch.Tensor) -> int:
+    return max(1, _WIDENED_VALUES // weight.shape[1])
 
 
 class Readout:
     """Log-probabilities of the next token as a differentiable function of the residual stream.
 
-    State: copies of the final norm and of the head in `dtype`, 4 · vocabulary · d bytes where that is float32.
+    State: a copy of the final norm in `dtype`, and the model's own head.
 
     Attributes:
         device: where it computes.
@@ -87,6 +130,7 @@ class Readout:
         vocabulary_size: how many tokens it tells apart.
         last_layer: number of the layer behind which it reads.
         tied: whether the head is the token embedding as well.
+        head: what stands behind the norm.
     """
 
     def __init__(self, lm: LanguageModel) -> None:
@@ -97,7 +141,8 @@ class Readout:
         self.vocabulary_size = lm.vocabulary_size
         self.tied = lm.architecture.is_tied(lm.folder.config)
         self._norm: nn.Module = copy.deepcopy(lm.model.get_submodule(lm.architecture.final_norm)).to(self.dtype)
-        self._head: nn.Module = copy.deepcopy(lm.model.get_output_embeddings()).to(self.dtype)
+        head = lm.model.get_output_embeddings()
+        self.head = Head(head.weight.detach(), None if head.bias is None else head.bias.detach(), self.dtype)
 
     def log_probabilities(self, stream: torch.Tensor, /) -> torch.Tensor:
         """log p(next token) [n, vocabulary] of rows of the residual stream [n, d], both in `dtype`."""
@@ -107,11 +152,6 @@ class Readout:
         """What the head reads [n, d] of rows of the residual stream [n, d]."""
         normed: torch.Tensor = self._norm(stream)
         return normed
-
-    @property
-    def head(self) -> Head:
-        """The head alone, behind the norm."""
-        return Head(self._head, self.dtype, self.device, self.vocabulary_size)
 
 
 def checked_readout(lm: LanguageModel, sequence: Sequence[int]) -> Readout:

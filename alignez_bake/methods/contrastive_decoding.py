@@ -175,7 +175,7 @@ class ContrastiveDecoding:
                 rows = recording.behind_norm(readout, fit)
                 begin = descent_start(HEAD, head, rows, aim, rank=rank, penalty=penalty, seed=settings.seed)
                 fit = fit_readout(HEAD, head, rows, aim, begin, penalty=penalty, steps=self.steps)
-                found.append(_found(HEAD, fit, head.weight.double().cpu().numpy() @ fit.left, recording, settings))
+                found.append(_found(HEAD, fit, head.times(fit.left), recording, settings))
             edits, reports = zip(*found, strict=True)
             results.append(FitResult((*imitated.edits, *edits), (*imitated.sites, *reports), notes))
         return results

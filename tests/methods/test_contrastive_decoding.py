@@ -13,7 +13,8 @@ from alignez_bake.capture.run import Capture
 from alignez_bake.capture.spec import Reading, RowsSpec
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.language_model.readout import checked_readout
+from alignez_bake.language_model import readout as readout_module
+from alignez_bake.language_model.readout import Head, checked_readout
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.methods.contrastive_decoding import CONTRASTIVE_DECODING
 from alignez_bake.methods.protocol import MethodSettings
@@ -229,3 +230,31 @@ def test_predictions_that_are_right_already_give_the_head_nothing_to_do(tiny_lm6
     nothing = Aim(torch.zeros(6, 1, dtype=torch.long), torch.ones(6, 1, dtype=readout.dtype), torch.zeros(6))
     with pytest.raises(BadInputError, match="lm_head: no change would bring predictions nearer"):
         descent_start(Site("lm_head"), readout.head, rows, nothing, rank=2, penalty=0.1, seed=0)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_head_of_16_bits_is_widened_in_parts(bias, monkeypatch):
+    """Log-probabilities, gradients and products are those of the whole weight in float32, of which there is no copy."""
+    monkeypatch.setattr(readout_module, "_WIDENED_VALUES", 8 * 7)  # seven rows at a time, the last part has four
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(60, 8, generator=generator).bfloat16()
+    added = torch.randn(60, generator=generator) if bias else None
+    head = Head(weight, added, torch.float32)
+    assert head.weight.data_ptr() == weight.data_ptr()
+    rows = torch.randn(5, 8, generator=generator, requires_grad=True)
+    copied = rows.detach().clone().requires_grad_()
+    found = head.log_probabilities(rows)
+    expected = torch.nn.functional.linear(copied, weight.float(), added).log_softmax(-1)
+    torch.testing.assert_close(found, expected)
+    for each in (found, expected):
+        each[:, 3].sum().backward()
+    assert rows.grad.abs().max() > 0.1
+    torch.testing.assert_close(rows.grad, copied.grad)
+    columns = np.random.default_rng(0).normal(size=(8, 2))
+    np.testing.assert_allclose(head.times(columns), weight.double().numpy() @ columns, rtol=1e-12)
+
+
+def test_the_readout_holds_the_models_own_head(tiny_lm64):
+    lm = tiny_lm64("llama")
+    readout = checked_readout(lm, [5, 6, 7])
+    assert readout.head.weight.data_ptr() == lm.model.get_output_embeddings().weight.data_ptr()
