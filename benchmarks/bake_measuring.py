@@ -15,6 +15,7 @@ from benchmarks.bake_running import ROOT, FailedRunError, Run, clear, empty_cach
 from benchmarks.bake_subjects import (
     COMMAND,
     EDITED,
+    INPUT,
     OURS,
     PEERS,
     PEFT,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alignez_bake.progress import Progress
+    from alignez_bake.site import Reads
     from benchmarks.bake_edits import Quarter
     from benchmarks.bake_subjects import Place
 
@@ -118,6 +120,7 @@ def measure_size(size: str, place: Place, asked: Asked, progress: Progress) -> S
     base = open_model_folder(place.base)
     layers = quarter_of(base.num_layers, asked.quarter)
     write_edits(plan_of(base, range(base.num_layers)), place.every_layer)
+    write_edits(plan_of(base, range(base.num_layers), "input"), place.inputs)
     write_edits(plan_of(base, layers), place.quarter)
     write_merge(place)
     figures = SizeFigures(base.architecture.model_type, weight_bytes(config), len(base.tensors.files), [*layers])
@@ -172,7 +175,9 @@ def _checked_share(name: str, figures: SizeFigures, place: Place) -> float:
         SystemExit: it has not.
     """
     expected = 1.0 if name in EDITED else 0.0
-    shares = {kind: share_in(place.out, place.base, figures.edited_layers[0], kind) for kind in WRITERS}
+    base, layer = open_model_folder(place.base), figures.edited_layers[0]
+    reads: Reads = "input" if name == INPUT else "output"
+    shares = {kind: share_in(place.out, base, layer, kind, reads) for kind in WRITERS}
     for kind, share in shares.items():
         if not abs(share - expected) <= _NEAR:
             raise SystemExit(f"{name}: its result holds {share:.3f} of an edit of {kind}, not {expected:g}")

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 COPY: Final = "cp -r"
 BAKE: Final = "bake"
+INPUT: Final = "bake, edits that read the input"
 LINK: Final = "bake --link, a quarter of the layers"
 PEFT: Final = "peft, merge and save"
 MERGEKIT: Final = "mergekit, linear"
-SUBJECTS: Final = (COPY, BAKE, LINK, PEFT, MERGEKIT)
-OURS: Final = frozenset({BAKE, LINK})
+SUBJECTS: Final = (COPY, BAKE, INPUT, LINK, PEFT, MERGEKIT)
+OURS: Final = frozenset({BAKE, INPUT, LINK})
 PEERS: Final = frozenset({PEFT, MERGEKIT})
-EDITED: Final = frozenset({BAKE, LINK, PEFT})
+EDITED: Final = frozenset({BAKE, INPUT, LINK, PEFT})
 
 COMMAND: Final = (sys.executable, "-m", "alignez_bake")
 _LOADED_OVER_WEIGHTS: Final = 1.1
@@ -60,6 +61,11 @@ class Place:
         return self.folder / "edits.safetensors"
 
     @property
+    def inputs(self) -> Path:
+        """Edits of all layers that read the writers' inputs, as those of the default method do."""
+        return self.folder / "inputs.safetensors"
+
+    @property
     def quarter(self) -> Path:
         """Edits of a quarter of the layers."""
         return self.folder / "quarter.safetensors"
@@ -90,7 +96,8 @@ def command_of(name: str, place: Place, mergekit_python: Path | None) -> list[st
     if name == COPY:
         return ["cp", "-r", base, out]
     if name in OURS:
-        edits, flags = (place.every_layer, []) if name == BAKE else (place.quarter, ["--link"])
+        edits = {BAKE: place.every_layer, INPUT: place.inputs, LINK: place.quarter}[name]
+        flags = ["--link"] if name == LINK else []
         return [*COMMAND, "bake", "--model", base, "--edits", str(edits), "--out", out, *flags]
     if name == PEFT:
         return [sys.executable, "-m", "benchmarks.bake_peft", base, str(place.adapter), out, str(place.shard_bytes)]

@@ -14,7 +14,19 @@ from benchmarks.bake_edits import plan_of, quarter_of, share_in
 from benchmarks.bake_measuring import Asked, SizeFigures, measure_size
 from benchmarks.bake_models import CONFIGS, tensor_shapes, weight_bytes, write_checkpoint
 from benchmarks.bake_running import Run
-from benchmarks.bake_subjects import BAKE, COPY, LINK, MERGEKIT, PEFT, SUBJECTS, Place, command_of, missing, too_large
+from benchmarks.bake_subjects import (
+    BAKE,
+    COPY,
+    INPUT,
+    LINK,
+    MERGEKIT,
+    PEFT,
+    SUBJECTS,
+    Place,
+    command_of,
+    missing,
+    too_large,
+)
 from benchmarks.bake_tables import memory_table, peft_line, size_table, slope
 
 SHARD = 2_000_000
@@ -50,7 +62,7 @@ def test_it_measures_verifies_prints_and_cleans_up(tmp_path, capsys, monkeypatch
     out, work = tmp_path / "out", tmp_path / "work"
     arguments = ["--sizes", "tiny", "--rounds", "1", "--shard-bytes", str(SHARD), "--peers", "--verify"]
     bake.main([*arguments, "--out", str(out), "--workdir", str(work)])
-    assert verified == ["bake", "verify"]  # the adapter for peft, and what was baked
+    assert verified == ["bake", "verify", "verify"]  # the adapter for peft, and what was baked
     assert list(work.iterdir()) == []
     assert sorted(file.name for file in out.iterdir()) == ["bake.json", "bake.md", "bake.png"]
     assert (out / "bake.png").stat().st_size > 0
@@ -64,12 +76,13 @@ def test_it_measures_verifies_prints_and_cleans_up(tmp_path, capsys, monkeypatch
     assert tiny["weights_bytes"] == WEIGHTS
     assert tiny["shards"] > 1
     assert tiny["left_out"] == {LINK: "this version of bake has no --link", MERGEKIT: "no --mergekit-python"}
-    assert {name: len(runs) for name, runs in tiny["runs"]["warm"].items()} == {COPY: 1, BAKE: 1, PEFT: 1}
+    assert {name: len(runs) for name, runs in tiny["runs"]["warm"].items()} == {COPY: 1, BAKE: 1, INPUT: 1, PEFT: 1}
     assert "cold" not in tiny["runs"]
     assert tiny["cold_by"] == ""
-    assert set(tiny["times_cp"]["warm"]) == {BAKE, PEFT}
+    assert set(tiny["times_cp"]["warm"]) == {BAKE, INPUT, PEFT}
     assert tiny["shares"][COPY] == 0
     assert tiny["shares"][BAKE] > 0.9
+    assert tiny["shares"][INPUT] > 0.9
     assert tiny["shares"][PEFT] > 0.9
     for runs in tiny["runs"]["warm"].values():
         assert set(runs[0]) == {"wall", "processor", "anonymous", "total", "output_bytes", "new_bytes"}
@@ -185,17 +198,18 @@ def test_a_quarter_lies_together(quarter, layers):
     assert len(quarter_of(3, quarter)) == 1
 
 
-def test_edits_change_their_maps_as_much_as_they_should(tmp_path):
+@pytest.mark.parametrize("reads", ["output", "input"])
+def test_edits_change_their_maps_as_much_as_they_should(reads, tmp_path):
     write_checkpoint(CONFIGS["tiny"], tmp_path / "base", SHARD)
     base = open_model_folder(tmp_path / "base")
-    plan = plan_of(base, range(base.num_layers))
+    plan = plan_of(base, range(base.num_layers), reads)
     assert len(plan.edits) == 2 * base.num_layers
     for edit, name in zip(plan.edits[:2], ("self_attn.o_proj", "mlp.down_proj"), strict=True):
         weight = base.tensors.read(f"model.layers.0.{name}.weight").astype("f4")
-        change = edit.left @ (edit.right.T @ weight)
+        change = edit.left @ (edit.right.T @ weight if reads == "output" else edit.right.T)
         assert (change**2).sum() ** 0.5 / (weight**2).sum() ** 0.5 == pytest.approx(0.01, rel=0.1)
         assert edit.left.shape == (256, 16)
-    assert share_in(base.path, base.path, 0, "mlp_write") == 0
+    assert share_in(base.path, base, 0, "mlp_write", reads) == 0
 
 
 @pytest.mark.parametrize(
