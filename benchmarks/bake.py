@@ -5,8 +5,9 @@
 Random bf16 checkpoints with the names, shapes and shards of real ones are written under `--workdir` and deleted after.
 Then these take turns, every second round backwards, each from the start of its process until its files are synced:
 `cp -r` of the base; `alignez-bake bake` with edits of rank 16 at the attention and MLP writers of every layer, its
-hashes and its certificate included, once with edits that read the maps' output, once their input; the same with `--link` and edits of a quarter of the layers; and with `--peers`
-the merge of the same edits, as a LoRA, by peft, and mergekit's linear merge of the base alone.
+hashes and its certificate included, once with edits that read the maps' output, once their input; the same with
+`--link` and edits of a quarter of the layers; and with `--peers` the merge of the same edits, as a LoRA, by peft, and
+mergekit's linear merge of the base alone.
 """
 
 from __future__ import annotations
