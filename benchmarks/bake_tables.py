@@ -63,9 +63,13 @@ def peft_line(figures: SizeFigures) -> str | None:
         f"peft takes {ratio.medians:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) times as long as bake, with "
         f"{anonymous:.1f} times the anonymous and {total:.1f} times the total memory"
     )
+    required = f"; required: at least {LEAST_TIMES_PEFT} and {LEAST_MEMORY_OF_PEFT}"
     if figures.weights_bytes < REQUIRED_BYTES:
-        return f"{line}."
-    return f"{line}; required: at least {LEAST_TIMES_PEFT} and {LEAST_MEMORY_OF_PEFT}."
+        required = ""
+    if not warm.get(INPUT):
+        return f"{line}{required}."
+    of_input = Ratio.of(_timings(warm[PEFT]), _timings(warm[INPUT]))
+    return f"{line}{required}; {of_input.medians:.2f} times as long as a bake of edits that read the input."
 
 
 def memory_table(sizes: Mapping[str, SizeFigures]) -> str:
