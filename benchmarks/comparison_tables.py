@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from alignez_bake.evaluation.rates import gap_closed
 from benchmarks.markdown import markdown_table
-from benchmarks.subjects import BAKED, BASE, TUNED
+from benchmarks.subjects import BAKED, BASE, PROMPTED, TUNED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.comparison import Sizes, WorldFigures
     from benchmarks.figures import Figures, Spread
+
+
+def summary_table(worlds: Sequence[WorldFigures]) -> str:
+    """Gap closed and KL of every method at its untuned default, a column for each world."""
+    names = dict.fromkeys(name for world in worlds for name in (PROMPTED, *world.methods))
+    rows = [(name, *(_summary(world, name) for world in worlds)) for name in names]
+    return markdown_table(("gap closed, %; KL", *(world.name for world in worlds)), rows)
+
+
+def _summary(world: WorldFigures, name: str) -> str:
+    if name == PROMPTED:
+        base, prompted, tuned = (world.references.get(each) for each in (BASE, PROMPTED, TUNED))
+        if base is None or prompted is None or tuned is None:
+            return ""
+        gap = gap_closed(base.rate.value, prompted.rate.value, tuned.rate.value)
+        return "" if gap is None else f"{gap:.0f}"
+    method = world.methods.get(name)
+    figures = None if method is None else method.default
+    if figures is None or figures.gap is None or figures.kl is None:
+        return "no edit" if method is not None and method.refused is not None else ""
+    return f"{_text(figures.gap, 0)}; {figures.kl.mean:.4f}"
 
 
 def world_tables(world: WorldFigures, sizes: Sizes) -> str:
@@ -59,9 +83,11 @@ def _row(name: str, strength: str, figures: Figures) -> tuple[str, ...]:
 def _notes(world: WorldFigures, sizes: Sizes) -> list[str]:
     seeds = ", ".join(map(str, sizes.seeds))
     base, tuned = world.references.get(BASE), world.references.get(TUNED)
+    grid = ""
+    if any(method.picked for method in world.methods.values()):
+        grid = f",\n{sizes.picked_samples} at the strength picked, {sizes.grid_samples} at each strength of the grid"
     notes = [
-        f"Seeds {seeds}, of pairs and of samples. Answers to each query and seed: {sizes.samples} at the default,",
-        f"{sizes.picked_samples} at the strength picked, {sizes.grid_samples} at each strength of the grid.",
+        f"Seeds {seeds}, of pairs and of samples. Answers to each query and seed: {sizes.samples} at the default{grid}.",
         "Mean (lowest to highest over seeds); intervals pool the seeds and take answers as independent.",
     ]
     if base is not None and tuned is not None:

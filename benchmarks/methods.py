@@ -23,7 +23,7 @@ from benchmarks.cells import CellStore
 from benchmarks.circumstances import circumstances
 from benchmarks.comparison import Comparison, Sizes
 from benchmarks.comparison_plot import plot_world
-from benchmarks.comparison_tables import world_tables
+from benchmarks.comparison_tables import summary_table, world_tables
 from benchmarks.measuring import ANSWER_TOKENS, WorldBench
 from benchmarks.subjects import SUBJECTS
 from benchmarks.world_folder import WorldFolder, read_world
@@ -58,7 +58,8 @@ def main(arguments: list[str]) -> None:
 
     figures = [one.figures(store.get) for one in comparisons]
     around = circumstances("benchmarks.methods", arguments)
-    text = "\n".join([*(world_tables(world, sizes) for world in figures), *around.lines(), ""])
+    tables = [summary_table(figures), "", *(world_tables(world, sizes) for world in figures)]
+    text = "\n".join([*tables, *around.lines(), ""])
     (options.out / "methods.md").write_text(text, encoding="utf-8")
     result = {"circumstances": asdict(around), "sizes": asdict(sizes), "worlds": [asdict(world) for world in figures]}
     (options.out / "methods.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ def test_methods_measures_prints_and_goes_on_where_it_stopped(world, tmp_path, c
     assert figures["references"]["base"]["kl"]["mean"] == 0
     assert figures["references"]["tuned"]["kl"]["mean"] > 0
     assert "| ridge | 2 |" in printed
+    assert "| gap closed, %; KL | museum llama |" in printed
     assert "python -m benchmarks.methods" in printed
     assert (tmp_path / "methods-museum-llama.png").stat().st_size > 0
 
