@@ -87,8 +87,7 @@ def _notes(world: WorldFigures, sizes: Sizes) -> list[str]:
     if any(method.picked for method in world.methods.values()):
         grid = f",\n{sizes.picked_samples} at the strength picked, {sizes.grid_samples} at each strength of the grid"
     notes = [
-        f"Seeds {seeds}, of pairs and of samples. "
-        f"Answers to each query and seed: {sizes.samples} at the default{grid}.",
+        f"Seeds {seeds}, of pairs and of samples. Answers to a query and seed: {sizes.samples} at the default{grid}.",
         "Mean (lowest to highest over seeds); intervals pool the seeds and take answers as independent.",
     ]
     if base is not None and tuned is not None:
