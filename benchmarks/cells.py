@@ -55,6 +55,7 @@ class Measured:
         load: the machine's load average at the end, which says what the seconds are worth.
         delivered_share: the lowest of a baked model's tensors.
         chosen: where method and strength are chosen, the candidate; the base's own name where none is better.
+        pairs: that it was fitted to, where variants use different ones.
     """
 
     refused: str | None = None
@@ -65,6 +66,7 @@ class Measured:
     load: float | None = None
     delivered_share: float | None = None
     chosen: str | None = None
+    pairs: int | None = None
 
 
 class CellStore:

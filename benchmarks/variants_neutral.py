@@ -1,0 +1,104 @@
+"""Variants of the ridges that see neutral texts, so as to leave them alone.
+
+With Z and D of a ridge, and N [m, d_in] the inputs of the same map at the tokens of neutral texts:
+
+    keys projected   Z <- Z (I - Q Qᵀ), Q the top p right singular vectors of N: the edit reads nothing along them
+    neutral rows     Z <- [Z; √(ρ n/m) N], D <- [D; 0]: what the edit adds there is paid for, as at ρ n more tokens
+
+Both change the moments ZᵀZ and ZᵀD alone, so the methods are fitted as they are, to a capture that gives others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignez_bake.capture.recorder import MapReading
+from alignez_bake.capture.spec import CONTEXTS
+from alignez_bake.capture.statistics import ActivationStatistics, Moments, TokenRows
+from benchmarks.variants_bed import fitted
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from numpy.typing import NDArray
+
+    from alignez_bake.capture.spec import CaptureSpec, Context
+    from alignez_bake.edit_plan import EditPlan
+    from alignez_bake.language_model.readout import Readout
+    from alignez_bake.methods.protocol import CaptureFunction, Method
+    from benchmarks.variants_bed import Made, VariantBed
+
+    Float64Array = NDArray[np.float64]
+
+Change = Callable[[Moments, "Float64Array"], Moments]
+"""Moments as a ridge is to see them, of those that were recorded and of N."""
+
+
+def without_directions(moments: Moments, neutral: Float64Array, *, directions: int) -> Moments:
+    """Keys projected: p is `directions`, or one less than Z is wide where that is less."""
+    p = min(directions, moments.d_in - 1)
+    _, basis = np.linalg.eigh(neutral.T @ neutral)
+    rest = basis[:, : moments.d_in - p]
+    kept = rest @ rest.T
+    return Moments(kept @ moments.ztz @ kept, kept @ moments.ztd, kept @ moments.z_sum, moments.d_square, moments.count)
+
+
+def with_rows(moments: Moments, neutral: Float64Array, *, worth: float) -> Moments:
+    """Neutral rows: ρ is `worth`."""
+    share = worth * moments.count / len(neutral)
+    return Moments(
+        moments.ztz + share * (neutral.T @ neutral),
+        moments.ztd,
+        moments.z_sum + share * neutral.sum(axis=0),
+        moments.d_square,
+        moments.count + round(worth * moments.count),
+    )
+
+
+@dataclass(frozen=True)
+class ChangedCapture:
+    """A capture whose moments are changed in sight of neutral texts.
+
+    Attributes:
+        capture: records.
+        bed: has the neutral texts.
+        change: of moments.
+    """
+
+    capture: CaptureFunction
+    bed: VariantBed
+    change: Change
+
+    def __call__(
+        self,
+        specs: Sequence[CaptureSpec],
+        plan_so_far: EditPlan | None = None,
+        *,
+        edited: Collection[Context] = CONTEXTS,
+    ) -> ActivationStatistics:
+        """What is recorded, moments changed; the edits are in place on neutral texts as they are without persona."""
+        found = self.capture(specs, plan_so_far, edited=edited)
+        moments = {}
+        for spec in (*found.moments, *found.token_rows):
+            recorded = found.sums_of(spec)
+            neutral = self.bed.neutral_rows(MapReading(spec.site, spec.key.side), plan_so_far)
+            sums = recorded.moments() if isinstance(recorded, TokenRows) else recorded
+            moments[spec] = self.change(sums, neutral)
+        return ActivationStatistics(found.rows, moments)
+
+    def readout(self) -> Readout:
+        """As it is."""
+        return self.capture.readout()
+
+
+def in_sight_of_neutral(bed: VariantBed, method: Method, strength: float, change: Change) -> Made:
+    """A method, with the moments of every ridge in it changed.
+
+    Raises:
+        BadInputError: as the method.
+    """
+    return fitted(bed, method, strength, seen_through=lambda capture: ChangedCapture(capture, bed, change))
