@@ -6,19 +6,25 @@ With Z and D of a ridge, and N [m, d_in] the inputs of the same map at the token
     neutral rows     Z <- [Z; √(ρ n/m) N], D <- [D; 0]: what the edit adds there is paid for, as at ρ n more tokens
 
 Both change the moments ZᵀZ and ZᵀD alone, so the methods are fitted as they are, to a capture that gives others.
+
+*Everywhere*: beside the moments, what `contrastive_decoding` reads in the last layer has rows of the neutral texts as
+well. The personas are the base there, so they disagree about nothing (u_t = 0), no answer follows, and the fits of the
+last layer and of the head keep the base's predictions, as `methods.readout_fit` has it. These rows join those that the
+weights' 90th percentile is taken over, so the others' weights rise a little.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignez_bake.capture.recorder import MapReading
 from alignez_bake.capture.spec import CONTEXTS
-from alignez_bake.capture.statistics import ActivationStatistics, Moments, TokenRows
+from alignez_bake.capture.statistics import ActivationStatistics, Moments, Rows, TokenRows
+from alignez_bake.tuning.neutral import shipped_neutral_texts
 from benchmarks.variants_bed import fitted
 
 if TYPE_CHECKING:
@@ -67,11 +73,13 @@ class ChangedCapture:
         capture: records.
         bed: has the neutral texts.
         change: of moments.
+        everywhere: whether rows of single tokens are followed by those of the neutral texts.
     """
 
     capture: CaptureFunction
     bed: VariantBed
     change: Change
+    everywhere: bool = False
 
     def __call__(
         self,
@@ -88,17 +96,42 @@ class ChangedCapture:
             neutral = self.bed.neutral_rows(MapReading(spec.site, spec.key.side), plan_so_far)
             sums = recorded.moments() if isinstance(recorded, TokenRows) else recorded
             moments[spec] = self.change(sums, neutral)
-        return ActivationStatistics(found.rows, moments)
+        if not self.everywhere:
+            return ActivationStatistics(found.rows, moments)
+        rows = {}
+        for spec, recorded in found.rows.items():
+            # Of neutral texts there is no persona: after either one the base is what it is without.
+            plan = plan_so_far if spec.reading.context == "plain" and "plain" in edited else None
+            neutral = self.bed.neutral_rows(MapReading(spec.site, spec.reading.side), plan)
+            rows[spec] = recorded.merged_with(Rows(neutral, np.zeros(len(neutral), dtype=np.bool_)))
+        return ActivationStatistics(rows, moments)
 
     def readout(self) -> Readout:
         """As it is."""
         return self.capture.readout()
 
 
-def in_sight_of_neutral(bed: VariantBed, method: Method, strength: float, change: Change) -> Made:
+def in_sight_of_neutral(
+    bed: VariantBed,
+    method: Method,
+    strength: float,
+    change: Change,
+    *,
+    everywhere: bool = False,
+    shipped: int | None = None,
+) -> Made:
     """A method, with the moments of every ridge in it changed.
+
+    Args:
+        bed: world and seed.
+        method: the method.
+        strength: its own.
+        change: of moments.
+        everywhere: as `ChangedCapture` has it.
+        shipped: read every so manieth of the tool's own neutral texts; None: the world's.
 
     Raises:
         BadInputError: as the method.
     """
-    return fitted(bed, method, strength, seen_through=lambda capture: ChangedCapture(capture, bed, change))
+    seen = bed if shipped is None else replace(bed, fitted_on=tuple(shipped_neutral_texts()[::shipped]))
+    return fitted(bed, method, strength, seen_through=lambda capture: ChangedCapture(capture, seen, change, everywhere))

@@ -82,7 +82,8 @@ def variants_tables(found: Found, worlds: Sequence[str], variants: Sequence[str]
         variants: in the order of the rows.
     """
     rows = rows_of(found)
-    subjects = [*REFERENCES, *variants]
+    tried = {cell.subject for cell in found}
+    subjects = [*REFERENCES, *(each for each in variants if each in tried)]
     lines = ["### All worlds", "", _overview(rows, worlds, [each for each in subjects if each not in (BASE, TUNED)])]
     for world in worlds:
         lines += ["", f"### {world}", "", _world(rows, world, subjects)]
@@ -90,7 +91,8 @@ def variants_tables(found: Found, worlds: Sequence[str], variants: Sequence[str]
         (cell.world, cell.subject): measured.refused for cell, measured in found.items() if measured.refused is not None
     }
     lines += ["", *(f"No edit by {subject} in {world}: {reason}." for (world, subject), reason in refused.items())]
-    return lines
+    missing = [each for each in variants if each not in tried]
+    return [*lines, *([f"Not measured: {'; '.join(missing)}."] if missing else [])]
 
 
 def _overview(rows: Mapping[tuple[str, str], Row], worlds: Sequence[str], subjects: Sequence[str]) -> str:

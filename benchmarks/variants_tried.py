@@ -46,10 +46,16 @@ def _ridge(change: Change) -> Variant:
     return Variant(_NEUTRAL, partial(in_sight_of_neutral, method=RIDGE, strength=_GAMMA, change=change))
 
 
-def _contrastive(change: Change) -> Variant:
-    return Variant(
-        _NEUTRAL, partial(in_sight_of_neutral, method=CONTRASTIVE_DECODING, strength=STRENGTH, change=change)
+def _contrastive(change: Change, *, everywhere: bool = False, shipped: int | None = None) -> Variant:
+    make = partial(
+        in_sight_of_neutral,
+        method=CONTRASTIVE_DECODING,
+        strength=STRENGTH,
+        change=change,
+        everywhere=everywhere,
+        shipped=shipped,
     )
+    return Variant(_NEUTRAL, make)
 
 
 def _readers(kinds: Sequence[SiteKind], gamma: float) -> Variant:
@@ -63,6 +69,11 @@ _MANY_ROWS: Final = partial(with_rows, worth=10.0)
 VARIANTS: Final[Mapping[str, Variant]] = {
     YARDSTICK: Variant("methods", partial(fitted, method=CONTRASTIVE_DECODING, strength=STRENGTH)),
     "contrastive_decoding, neutral rows, ρ = 1": _contrastive(_ROWS),
+    "contrastive_decoding, neutral rows everywhere, ρ = 1": _contrastive(_ROWS, everywhere=True),
+    "contrastive_decoding, shipped neutral rows everywhere, ρ = 1": _contrastive(_ROWS, everywhere=True, shipped=1),
+    "contrastive_decoding, a third of the shipped neutral rows everywhere, ρ = 1": _contrastive(
+        _ROWS, everywhere=True, shipped=3
+    ),
     "contrastive_decoding, self-filtered pairs": Variant("pairs", variants_pairs.self_filtered),
     "contrastive_decoding, random subset": Variant("pairs", variants_pairs.random_subset),
     "contrastive_decoding, second round on top": Variant("pairs", variants_pairs.second_round),

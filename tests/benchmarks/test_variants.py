@@ -31,6 +31,7 @@ def test_it_measures_variants_and_goes_on_where_it_stopped(world, tmp_path, caps
         "contrastive_decoding, self-filtered pairs",
         "contrastive_decoding, second round on top",
         "contrastive_decoding, readers in front",
+        "contrastive_decoding, neutral rows everywhere, ρ = 1",
         "ridge, keys projected",
         "ridge, neutral rows, ρ = 1",
         "ridge at q, k, v, γ = 2",
@@ -49,8 +50,8 @@ def test_it_measures_variants_and_goes_on_where_it_stopped(world, tmp_path, caps
         assert runs[name]["pairs"] >= 8
         assert len(runs[name]["good"]) == 6
         assert f"| {name} |" in printed
-    first, second = (runs[name]["kl"] for name in (YARDSTICK, "contrastive_decoding, second round on top"))
-    assert first != second
+    drifts = [runs[name]["kl"] for name in names if runs[name]["refused"] is None]
+    assert len(set(drifts)) == len(drifts)
     assert "python -m benchmarks.variants" in printed
 
     monkeypatch.setattr(variants, "measured", None)  # nothing is measured again
@@ -136,9 +137,12 @@ def test_tables_of_planted_figures():
     counts = {"base": (50, 40), "tuned": (90, 90), YARDSTICK: (80, 80), "ridge": (70, 85)}
     found = {cell(name, seed): figures(good) for name, both in counts.items() for seed, good in enumerate(both)}
     found[cell("readers, front to back", 0)] = Measured(refused="no map")
-    text = "\n".join(variants_tables(found, ["w"], [YARDSTICK, "ridge", "readers, front to back"]))
+    names = [YARDSTICK, "ridge", "readers, front to back", "ridge, keys projected"]
+    text = "\n".join(variants_tables(found, ["w"], names))
     assert f"| methods | {YARDSTICK} | 77.5 (75.0 to 80.0) | 0.0100 | - | - |" in text
     assert "| methods | ridge | 70.0 (50.0 to 90.0) | 0.0100 | -7.5 (-25.0 to 10.0) | 1 of 2 |" in text
     assert "| ridge | 70.0, 85.0 | 70.0 (50.0 to 90.0) | 0.0100 (0.0100 to 0.0100) |" in text
     assert "| readers | readers, front to back | - | - | - | - |" in text
     assert "No edit by readers, front to back in w: no map." in text
+    assert "Not measured: ridge, keys projected." in text
+    assert "| neutral texts | ridge, keys projected" not in text
