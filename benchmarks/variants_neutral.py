@@ -99,11 +99,11 @@ class ChangedCapture:
         if not self.everywhere:
             return ActivationStatistics(found.rows, moments)
         rows = {}
-        for spec, recorded in found.rows.items():
+        for of_rows, without in found.rows.items():
             # Of neutral texts there is no persona: after either one the base is what it is without.
-            plan = plan_so_far if spec.reading.context == "plain" and "plain" in edited else None
-            neutral = self.bed.neutral_rows(MapReading(spec.site, spec.reading.side), plan)
-            rows[spec] = recorded.merged_with(Rows(neutral, np.zeros(len(neutral), dtype=np.bool_)))
+            plan = plan_so_far if of_rows.reading.context == "plain" and "plain" in edited else None
+            more = self.bed.neutral_rows(MapReading(of_rows.site, of_rows.reading.side), plan)
+            rows[of_rows] = without.merged_with(Rows(more, np.zeros(len(more), dtype=np.bool_)))
         return ActivationStatistics(rows, moments)
 
     def readout(self) -> Readout:
