@@ -4,7 +4,8 @@
 method is fitted to it anew. *Second pairs, fitted to the base*: the same pairs, but one fit.
 
 *Self-filtered*: of the base's pairs those whose good answer the base's self-judge (`tuning.self_judge`) finds good, and
-whose bad answer it finds good when the bad persona is asked for. *Random*: as many, drawn at random.
+whose bad answer it finds good when the bad persona is asked for. *Random*: as many queries, drawn at random; some
+of them make no pair, as their answers are equal or empty.
 """
 
 from __future__ import annotations
