@@ -183,8 +183,19 @@ def read_pairs_of(
     joint: bool,
     batch_size: int,
     progress: Progress,
+    left_alone: Sequence[str] = (),
 ) -> Readings:
     """Match the pairs of each objective, and open captures over them.
+
+    Args:
+        lm: the base.
+        records: pairs of all objectives.
+        objectives: whose.
+        form: how queries become tokens.
+        joint: whether all objectives are fitted over the tokens of all.
+        batch_size: sequences that run together.
+        progress: counts them.
+        left_alone: texts that edits should not change.
 
     Raises:
         BadInputError: too few pairs of an objective.
@@ -192,13 +203,15 @@ def read_pairs_of(
     matched = {objective.name: match_pairs(records, objective.name) for objective in objectives}
     own_pairs = {each.name: tokenise_pairs(matched[each.name][0], each, form) for each in objectives}
     captures: Mapping[str, Capture]
+    texts = [form.text_ids(text) for text in left_alone]
     if joint:
         everything = [pair for pairs, _ in matched.values() for pair in pairs]
         read = {each.name: tokenise_pairs(everything, each, form) for each in objectives}
-        captures = joint_captures(lm, read, batch_size=batch_size, progress=progress)
+        captures = joint_captures(lm, read, batch_size=batch_size, progress=progress, left_alone=texts)
     else:
         captures = {
-            name: Capture(lm, pairs, batch_size=batch_size, progress=progress) for name, pairs in own_pairs.items()
+            name: Capture(lm, pairs, batch_size=batch_size, progress=progress, left_alone=texts)
+            for name, pairs in own_pairs.items()
         }
     filters = {name: report for name, (_, report) in matched.items()}
     return Readings(filters, own_pairs, captures, batch_size, progress)

@@ -28,7 +28,7 @@ from alignez_bake.tuning.neutral import shipped_neutral_texts
 from benchmarks.variants_bed import fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -105,6 +105,12 @@ class ChangedCapture:
             more = self.bed.neutral_rows(MapReading(of_rows.site, of_rows.reading.side), plan)
             rows[of_rows] = without.merged_with(Rows(more, np.zeros(len(more), dtype=np.bool_)))
         return ActivationStatistics(rows, moments)
+
+    def left_alone(
+        self, readings: Sequence[MapReading], plan_so_far: EditPlan | None = None
+    ) -> Mapping[MapReading, NDArray[np.float32]] | None:
+        """As it is: these variants bring their own."""
+        return self.capture.left_alone(readings, plan_so_far)
 
     def readout(self) -> Readout:
         """As it is."""

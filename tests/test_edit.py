@@ -12,7 +12,7 @@ from alignez_bake.edit import Edit, compose, edit_delta
 from alignez_bake.edit_plan import EditPlan, Group, SiteValues, apply_groups
 from alignez_bake.errors import BadInputError
 from alignez_bake.low_rank import low_rank
-from alignez_bake.site import LEGAL_READS, SITE_KINDS, Site
+from alignez_bake.site import LAYERLESS, LEGAL_READS, SITE_KINDS, Site
 from tests.random_edits import random_edit
 
 SITE = Site("mlp_write", 1)
@@ -224,7 +224,7 @@ def test_bad_sites_are_refused_by_name(kind, layer, message):
 @pytest.mark.parametrize("kind", SITE_KINDS)
 @pytest.mark.parametrize("reads", ["output", "input", "block"])
 def test_reads_are_legal_where_the_table_says_so(kind, reads):
-    site = Site(kind, None if kind == "embed" else 0)
+    site = Site(kind, None if kind in LAYERLESS else 0)
     if reads in LEGAL_READS[kind]:
         assert Edit(site, left=U, right=U, reads=reads).reads == reads
     else:

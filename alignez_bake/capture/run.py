@@ -10,6 +10,7 @@ import torch
 
 from alignez_bake.capture.accumulators import MomentsSum, RowsList, TokenRowsList, WorkMemory
 from alignez_bake.capture.batch_recording import BatchRecording
+from alignez_bake.capture.left_alone import chosen_texts, rows_left_alone
 from alignez_bake.capture.memory import DEFAULT_MEMORY_BYTES, logits_bytes, rows_bytes
 from alignez_bake.capture.planning import planned_capture, recorded_tails, tails_of, widest_tails
 from alignez_bake.capture.recorder import record
@@ -24,12 +25,13 @@ from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from alignez_bake.capture.planning import Passes, Planned
+    from alignez_bake.capture.recorder import MapReading
     from alignez_bake.capture.sequences import TokenisedPair
     from alignez_bake.capture.spec import AnswerSide, CaptureSpec, Context, Reading, Tokens
     from alignez_bake.capture.token_choice import TokenChoice
@@ -60,6 +62,7 @@ class Capture:
         memory_bytes: the bound.
         scratch: folder of the file, if one is needed; None: `capture.memory.scratch_folder`.
         weights: of every token, where they are known already; else those of `capture.weights`, from the base.
+        left_alone: token ids of texts that edits should leave alone.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Capture:
         memory_bytes: int = DEFAULT_MEMORY_BYTES,
         scratch: Path | None = None,
         weights: Weights | None = None,
+        left_alone: Sequence[Sequence[int]] = (),
     ) -> None:
         """Check that there is something to read, and that the model can read it.
 
@@ -89,6 +93,8 @@ class Capture:
         self._memory_bytes = memory_bytes
         self._scratch = scratch
         self._weights_of_base: Weights = {} if weights is None else dict(weights)
+        self._left_alone = chosen_texts(left_alone)
+        lm.check_fits(self._left_alone)
 
     def __call__(
         self,
@@ -127,6 +133,14 @@ class Capture:
             if editing.spares_personas:
                 self._weights_of_base = weights
             return self._statistics(specs, passes, planned, weights, editing=editing, advance=advance)
+
+    def left_alone(
+        self, readings: Sequence[MapReading], plan_so_far: EditPlan | None = None
+    ) -> Mapping[MapReading, NDArray[np.float32]] | None:
+        """As `methods.protocol.CaptureFunction`."""
+        if not self._left_alone:
+            return None
+        return rows_left_alone(self._lm, self._left_alone, readings, plan_so_far, batch_size=self._batch_size)
 
     def readout(self) -> Readout:
         """What turns the stream behind the last layer into predictions, of the model without edits.

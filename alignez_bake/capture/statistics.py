@@ -99,6 +99,21 @@ class Moments:
         """Width of D."""
         return int(self.ztd.shape[1])
 
+    def with_nothing_wanted(self, rows: Float32Array) -> Moments:
+        """Those of more tokens, at which D is 0: an edit's effect there is paid for.
+
+        Args:
+            rows: of Z at them, float32 [m, d_in]; together they count as much as the n tokens.
+        """
+        more, share = rows.astype(np.float64), self.count / len(rows)
+        return Moments(
+            self.ztz + share * (more.T @ more),
+            self.ztd,
+            self.z_sum + share * more.sum(axis=0),
+            self.d_square,
+            2 * self.count,
+        )
+
     def merged_with(self, other: Moments) -> Moments:
         """The moments over the tokens of both.
 
@@ -154,6 +169,12 @@ class TokenRows:
             rows = slice(first, first + _BLOCK)
             total = total.merged_with(Moments.of(self.z[rows].astype(np.float64), self.d[rows].astype(np.float64)))
         return total
+
+    def with_nothing_wanted(self, rows: Float32Array) -> TokenRows:
+        """As `Moments.with_nothing_wanted`: the rows follow, times √(n / m)."""
+        more = np.sqrt(np.float32(self.count / len(rows))) * rows
+        nothing = np.zeros((len(rows), self.d_out), np.float32)
+        return TokenRows(np.concatenate([self.z, more]), np.concatenate([self.d, nothing]), self.read + len(rows))
 
     def merged_with(self, other: TokenRows) -> TokenRows:
         """The rows of both, these first; of two samples each keeps its own share of the tokens it read.

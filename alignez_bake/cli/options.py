@@ -84,7 +84,12 @@ KlBudget = Annotated[
 ]
 Neutral = Annotated[
     Path | None,
-    typer.Option("--neutral", metavar="F.txt", help="Neutral texts, one a line; short ones come with the tool."),
+    typer.Option(
+        "--neutral",
+        metavar="F.txt",
+        help="Texts to leave alone, one a line: the fits see every second one, the others measure the drift. Short ones "
+        "come with the tool, and only measure.",
+    ),
 ]
 Layers = Annotated[
     str | None,

@@ -22,7 +22,8 @@ How both changes are found is derived in `methods.readout_fit`. What it counts a
     1        where a token of the answer, or its end, comes next
     w_t      in front of it, the personas' disagreement about the next token (`capture.weights`)
 
-and to the rest, 1 - u_t, the base's own prediction is the aim.
+and to the rest, 1 - u_t, the base's own prediction is the aim. So it is at every token of texts that are to be left
+alone, where there are some: an even sample of them, of at most a third as many tokens as the pairs have.
 
 **Why not the stream itself.** `residual_ridge` with s > 1 leads the stream beyond the good persona along a difference
 of streams, which raises whatever the good persona likes better, also tokens that neither would say; and behind the norm
@@ -41,10 +42,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import torch
 
+from alignez_bake.capture.recorder import MapReading
 from alignez_bake.capture.spec import Reading, RowsSpec
 from alignez_bake.capture.statistics import TokenRows
 from alignez_bake.capture.weights import disagreement_weights, jensen_shannon
 from alignez_bake.edit import Edit
+from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.methods.protocol import FitResult, MethodSettings, SiteReport
 from alignez_bake.methods.readout_fit import Aim, ReadoutRows, descent_start, fit_readout
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from alignez_bake.methods.protocol import CaptureFunction, JsonValue
     from alignez_bake.methods.readout_fit import ReadoutFit
 
+    Float32Array = NDArray[np.float32]
     Float64Array = NDArray[np.float64]
 
 HEAD: Final = Site("lm_head")
@@ -71,6 +75,7 @@ _TIED: Final = (
     "embedding, so that contrastive_decoding can change it too"
 )
 _ROWS_AT_A_TIME: Final = 256
+_LEFT_ALONE_SHARE: Final = 3
 
 
 @dataclass(frozen=True)
@@ -208,12 +213,18 @@ class ContrastiveDecoding:
         weights = disagreement_weights([torch.cat(divergences).double().cpu().numpy()])[0]
         predicts_answer = found[inputs].predicts_answer
         assert predicts_answer is not None
-        return _Recording(
+        recording = _Recording(
             ReadoutRows(tensor(found[inputs]), tensor(found[edited]), tensor(base[edited])),
             good=streams[0],
             bad=streams[1],
             counted=torch.tensor(np.maximum(weights, predicts_answer), dtype=readout.dtype, device=readout.device),
         )
+        read, put_out = MapReading(last, "input"), MapReading(stream, "output")
+        left_alone = capture.left_alone([read, put_out], EditPlan(tuple(edits)) if edits else None)
+        of_base = left_alone if not edits else capture.left_alone([put_out])
+        if left_alone is None or of_base is None:
+            return recording
+        return recording.followed_by(left_alone[read], left_alone[put_out], of_base[put_out])
 
 
 class _Recording(NamedTuple):
@@ -230,6 +241,24 @@ class _Recording(NamedTuple):
     good: torch.Tensor
     bad: torch.Tensor
     counted: torch.Tensor
+
+    def followed_by(self, inputs: Float32Array, edited: Float32Array, base: Float32Array) -> _Recording:
+        """With rows of texts that are to be left alone, at most a third as many, evenly: u_t is 0 at all of them."""
+        most = max(1, len(self.counted) // _LEFT_ALONE_SHARE)
+        rows = np.linspace(0, len(inputs) - 1, min(most, len(inputs))).round().astype(np.int64)
+
+        def joined(mine: torch.Tensor, more: Float32Array) -> torch.Tensor:
+            return torch.cat([mine, torch.tensor(more[rows], dtype=mine.dtype, device=mine.device)])
+
+        # The base says what it says after no persona: there is nothing to aim at, so any aim will do.
+        return _Recording(
+            ReadoutRows(
+                joined(self.rows.inputs, inputs), joined(self.rows.stream, edited), joined(self.rows.base_stream, base)
+            ),
+            good=joined(self.good, base),
+            bad=joined(self.bad, base),
+            counted=torch.cat([self.counted, self.counted.new_zeros(len(rows))]),
+        )
 
     @property
     def widths(self) -> tuple[int, int]:

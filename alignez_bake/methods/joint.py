@@ -89,6 +89,7 @@ def joint_captures(
     *,
     batch_size: int,
     progress: Progress,
+    left_alone: Sequence[Sequence[int]] = (),
 ) -> dict[str, Capture]:
     """Captures of all objectives over the same tokens, whose weights are w_o(t) s_o(t).
 
@@ -99,6 +100,7 @@ def joint_captures(
         pairs: by objective the pairs of *all* objectives, in one order, in that objective's contexts.
         batch_size: sequences that run together.
         progress: counts sequences.
+        left_alone: token ids of texts that edits should leave alone.
 
     Raises:
         BadInputError: a prompt that has other tokens under other objectives' personas, or an objective whose personas
@@ -120,6 +122,7 @@ def joint_captures(
                     for weight, share in zip(disagreement_weights(divergences[name]), whose[name], strict=True)
                 ]
             },
+            left_alone=left_alone,
         )
         for name, found in pairs.items()
     }

@@ -11,7 +11,11 @@ from alignez_bake.errors import BadInputError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from alignez_bake.architectures.architecture import Architecture
+    from alignez_bake.capture.recorder import MapReading
     from alignez_bake.capture.spec import CaptureSpec, Context
     from alignez_bake.capture.statistics import ActivationStatistics
     from alignez_bake.edit import Edit
@@ -36,6 +40,19 @@ class CaptureFunction(Protocol):
         edited: Collection[Context] = CONTEXTS,
     ) -> ActivationStatistics:
         """Run every forward pass that the specs need, once, with `plan_so_far` in place in the contexts `edited`."""
+
+    def left_alone(
+        self, readings: Sequence[MapReading], plan_so_far: EditPlan | None = None
+    ) -> Mapping[MapReading, NDArray[np.float32]] | None:
+        """What maps read and give on texts that edits should leave alone, [tokens, width] each; None: there are none.
+
+        Args:
+            readings: which sides of which maps.
+            plan_so_far: edits that are there already; None: none.
+
+        Raises:
+            BadInputError: a site or a reading that the model does not have.
+        """
 
     def readout(self) -> Readout:
         """What turns the stream behind the last layer into predictions, of the model without edits.

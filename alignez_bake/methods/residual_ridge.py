@@ -25,6 +25,9 @@ have been trained on; behind the last one there are none, only the norm and the 
 in all layers (docs/decisions/residual_ridge.md), and as D is then linear in s, one set of recordings, one a layer,
 gives the edits of every strength.
 
+**Texts that are to be left alone**, where there are some, join Z with rows of zeros in D: what an edit does there is
+paid for, as much as what it fails to do at the pairs' tokens (docs/decisions/variants.md).
+
 It reads the writer's input, so it folds as W' = W + L Rᵀ. The writer's output must join the residual stream as it is: a
 norm behind it (gemma2, gemma3, olmo2) or a factor (granite) is refused.
 """
@@ -34,6 +37,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from alignez_bake.capture.recorder import MapReading
 from alignez_bake.capture.spec import MomentsSpec, Reading, Weight
 from alignez_bake.edit import Edit
 from alignez_bake.edit_plan import EditPlan
@@ -44,6 +48,9 @@ from alignez_bake.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from alignez_bake.architectures.architecture import Architecture
     from alignez_bake.capture.spec import CaptureSpec, Context
@@ -156,7 +163,8 @@ class ResidualRidge:
         imitated = self.imitated(capture, front, settings)
         specs = [self.spec(last, strength, settings.seed) for strength in strengths]
         statistics = recorded_with(capture, list(dict.fromkeys(specs)), imitated.edits)
-        found = [self._fitted(statistics, spec, settings) for spec in specs]
+        left_alone = self._left_alone(capture, last, imitated.edits)
+        found = [self._fitted(statistics, spec, settings, left_alone) for spec in specs]
         return [FitResult((*imitated.edits, edit), (*imitated.sites, report)) for edit, report in found]
 
     def imitated(self, capture: CaptureFunction, sites: Sequence[Site], settings: MethodSettings) -> FitResult:
@@ -169,15 +177,34 @@ class ResidualRidge:
         reports: list[SiteReport] = []
         for site in sites:
             spec = self.spec(site, seed=settings.seed)
-            edit, report = self._fitted(recorded_with(capture, [spec], edits), spec, settings)
+            left_alone = self._left_alone(capture, site, edits)
+            edit, report = self._fitted(recorded_with(capture, [spec], edits), spec, settings, left_alone)
             edits.append(edit)
             reports.append(report)
         return FitResult(tuple(edits), tuple(reports))
 
+    @staticmethod
+    def _left_alone(capture: CaptureFunction, site: Site, edits: Sequence[Edit]) -> NDArray[np.float32] | None:
+        """Z at the tokens of texts that should stay as they are, with the edits in front in place."""
+        reading = MapReading(site, "input")
+        found = capture.left_alone([reading], EditPlan(tuple(edits)) if edits else None)
+        return None if found is None else found[reading]
+
     def _fitted(
-        self, statistics: ActivationStatistics, spec: MomentsSpec, settings: MethodSettings
+        self,
+        statistics: ActivationStatistics,
+        spec: MomentsSpec,
+        settings: MethodSettings,
+        left_alone: NDArray[np.float32] | None,
     ) -> tuple[Edit, SiteReport]:
-        fit, tokens = fit_recorded(statistics, spec, settings, default_rank=self.default_rank, penalty=self.penalty)
+        fit, tokens = fit_recorded(
+            statistics,
+            spec,
+            settings,
+            default_rank=self.default_rank,
+            penalty=self.penalty,
+            left_alone=left_alone,
+        )
         edit = Edit(spec.site, left=fit.left, right=fit.right, reads="input", objective=settings.objective)
         return edit, SiteReport(spec.site, fit.figures(tokens))
 

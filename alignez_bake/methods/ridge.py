@@ -154,6 +154,7 @@ def fit_recorded(
     *,
     default_rank: int,
     penalty: float,
+    left_alone: NDArray[np.float32] | None = None,
 ) -> tuple[RidgeFit, int]:
     """The ridge of what was recorded at one site, whose memory is released then, and the number of tokens.
 
@@ -163,15 +164,19 @@ def fit_recorded(
         settings: rank and seed.
         default_rank: k where none is asked for; less where the map is narrower.
         penalty: λ.
+        left_alone: rows of Z at tokens at which D is to be 0 [m, d_in]; they count as much as the others. None: none.
 
     Raises:
         BadInputError: as `fit_ridge`.
     """
     recorded = statistics.sums_of(spec)
+    tokens = recorded.count
+    if left_alone is not None:
+        recorded = recorded.with_nothing_wanted(left_alone)
     rank = settings.rank or min(default_rank, recorded.d_in, recorded.d_out)
     fit = fit_ridge(spec.site, recorded, penalty=penalty, rank=rank, seed=settings.seed)
     statistics.release()
-    return fit, recorded.count
+    return fit, tokens
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,12 @@ from alignez_bake.capture.spec import CONTEXTS, MomentsSpec, RowsSpec
 from alignez_bake.capture.statistics import ActivationStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from alignez_bake.capture.recorder import MapReading
     from alignez_bake.capture.spec import CaptureSpec, Context
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.language_model.readout import Readout
@@ -40,6 +44,12 @@ class RememberingCapture:
         """Record by `capture`, over one set of pairs."""
         self._capture = capture
         self._recorded: dict[CaptureSpec, ActivationStatistics] = {}
+
+    def left_alone(
+        self, readings: Sequence[MapReading], plan_so_far: EditPlan | None = None
+    ) -> Mapping[MapReading, NDArray[np.float32]] | None:
+        """As the capture that it wraps."""
+        return self._capture.left_alone(readings, plan_so_far)
 
     def readout(self) -> Readout:
         """As the capture that it wraps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.fit_settings import FitSettings
@@ -118,9 +118,16 @@ def tune_edits(
         BadInputError: as `pipeline.fit_edits` and `tuner.tune`.
     """
     check_together(objectives, weights, joint=settings.joint)
-    texts = shipped_neutral_texts() if settings.neutral is None else read_neutral_texts(settings.neutral, form)
+    neutral = _neutral(settings, form)
     readings = read_pairs_of(
-        lm, records, objectives, form, joint=settings.joint, batch_size=batch_size, progress=progress
+        lm,
+        records,
+        objectives,
+        form,
+        joint=settings.joint,
+        batch_size=batch_size,
+        progress=progress,
+        left_alone=neutral.left_alone,
     )
     found = tune(
         lm,
@@ -128,8 +135,8 @@ def tune_edits(
         settings.candidates,
         held_out,
         form,
-        neutral_texts=texts,
-        pairs_sha256=_sha256(records),
+        neutral_texts=neutral.measured,
+        pairs_sha256=_sha256(records, neutral.left_alone),
         seed=settings.seed,
         batch_size=batch_size,
         kl_budget=settings.kl_budget,
@@ -140,7 +147,7 @@ def tune_edits(
     fitted = {
         planned.candidate.name: with_origin(
             lm,
-            Fitted(planned.plan, readings.filters, planned.sites, planned.notes),
+            Fitted(planned.plan, readings.filters, planned.sites, (*planned.notes, *neutral.notes)),
             objectives,
             form,
             _settings_of(planned.candidate, joint=settings.joint),
@@ -154,6 +161,33 @@ def tune_edits(
     best = with_interference(lm, fitted[found.result.chosen], readings, joint=settings.joint)
     provenance = {**best.plan.provenance, "tuning": found.result.to_json()}
     return TunedFit(found.result, replace(best, plan=replace(best.plan, provenance=provenance)), frontier)
+
+
+class _Neutral(NamedTuple):
+    """Neutral texts that fits see and leave alone, those on which the drift is measured, and what to say of it."""
+
+    left_alone: Sequence[str]
+    measured: Sequence[str]
+    notes: tuple[str, ...] = ()
+
+
+def _neutral(settings: TuneSettings, form: PromptForm) -> _Neutral:
+    """The user's own texts by turns, so that none is measured on that was fitted to; shipped ones only measure.
+
+    The shipped ones are of no kind that the user asked to keep, and to see them costs where the base cannot read them
+    (docs/decisions/variants.md).
+    """
+    if settings.neutral is None:
+        return _Neutral((), shipped_neutral_texts())
+    texts = read_neutral_texts(settings.neutral, form)
+    if len(texts) < 2:
+        return _Neutral((), texts)
+    seen, measured = texts[::2], texts[1::2]
+    note = (
+        f"{len(seen)} of the neutral texts were seen by the fits, to be left alone; the drift is that on the other "
+        f"{len(measured)}"
+    )
+    return _Neutral(seen, measured, (note,))
 
 
 def _settings_of(candidate: Candidate, *, joint: bool) -> FitSettings:
@@ -173,7 +207,8 @@ def _settings_of(candidate: Candidate, *, joint: bool) -> FitSettings:
     )
 
 
-def _sha256(records: Sequence[PairRecord]) -> str:
-    """Which pairs: of their JSON."""
-    text = json.dumps([asdict(record) for record in records], ensure_ascii=True, sort_keys=True)
+def _sha256(records: Sequence[PairRecord], left_alone: Sequence[str]) -> str:
+    """Which pairs, and which texts beside them: of their JSON."""
+    read = [*(asdict(record) for record in records), *([list(left_alone)] if left_alone else [])]
+    text = json.dumps(read, ensure_ascii=True, sort_keys=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from alignez_bake.tuning.offered import LADDER
 from benchmarks import choice
 from benchmarks.choice_tables import choice_tables
 from examples.worlds import WORLDS
@@ -33,7 +34,7 @@ def test_it_measures_every_candidate_and_goes_on_where_it_stopped(larger, tmp_pa
     assert {model["answers"] for model in run["models"].values()} == {6}
     assert run["models"]["ridge-2"]["kl"] > 0
     assert run["models"]["base"]["kl"] == 0
-    assert len(run["tuning"]["points"]) == 7
+    assert len(run["tuning"]["points"]) == 1 + sum(len(strengths) for _, strengths in LADDER)
     assert f"| museum llama, 0 | {100 * run['models']['base']['good'] / 6:.1f} |" in printed
     assert "python -m benchmarks.choice" in printed
 

@@ -107,6 +107,7 @@ def test_strengths_share_their_recordings(pairs, tiny_lm64):
 
     class Counted:
         readout = staticmethod(capture.readout)
+        left_alone = staticmethod(capture.left_alone)
 
         def __call__(self, specs, plan=None, *, edited=("plain", "good", "bad")):
             recorded.append(len(specs))

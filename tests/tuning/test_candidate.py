@@ -58,6 +58,7 @@ def test_strengths_of_one_method_are_fitted_together(demo_lm, demo_objective):
         recorded.append(len(specs))
         return demo_objective.capture(specs, plan, edited=edited)
 
+    counted.left_alone = demo_objective.capture.left_alone
     strong = Candidate("strong", RESIDUAL_RIDGE, MethodSettings(strength=1.5), (1, 2))
     gentle = replace(strong, name="gentle", settings=MethodSettings(strength=1.0))
     aim = objective("helpful", 2.0, counted)
