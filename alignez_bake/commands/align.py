@@ -186,8 +186,8 @@ def align(
         untie: change a head that is tied to the embedding as well (contrastive_decoding); the result has a head of its
             own, once more the embedding's size.
         kl_budget: of such a choice: most KL(base || edited) on neutral texts, in nats per token.
-        neutral: of such a choice: a file of texts to leave alone, one a line, of which the fits see every second one and
-            the others measure; the project's own, which only measure, unless given.
+        neutral: of such a choice: a file of texts to leave alone, one a line, of which the fits see every second one
+            and the others measure; the project's own, which only measure, unless given.
         artefact: name of the exporter.
         dtype: of all float tensors of the result; the stored dtypes unless given.
         opset: of a graph's operators; the exporter's own choice unless given.

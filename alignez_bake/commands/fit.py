@@ -118,8 +118,8 @@ def fit(
         untie: change a head that is tied to the embedding as well (contrastive_decoding); the result has a head of its
             own, once more the embedding's size.
         kl_budget: of such a choice: most KL(base || edited) on neutral texts, in nats per token.
-        neutral: of such a choice: a file of texts to leave alone, one a line, of which the fits see every second one and
-            the others measure; the project's own, which only measure, unless given.
+        neutral: of such a choice: a file of texts to leave alone, one a line, of which the fits see every second one
+            and the others measure; the project's own, which only measure, unless given.
         objective: `name[=weight],...` to fit; all that the pairs have unless given. Pairs of the user's own that
             name none count as the first of these, or as `helpful`.
         objectives_file: objectives of the user's own.
