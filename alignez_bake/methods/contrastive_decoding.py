@@ -92,6 +92,7 @@ class ContrastiveDecoding:
         needs_bias: it makes no constants.
         has_gates: it is linear.
         scores_layers: it edits all layers that are given.
+        leaves_texts_alone: where there are some.
         needs_last_layer: behind it predictions are read out.
         default_rank: k, in the last layer and in the head.
         penalty: λ of `readout_fit` in the last layer.
@@ -109,6 +110,7 @@ class ContrastiveDecoding:
     needs_bias: bool = False
     has_gates: bool = False
     scores_layers: bool = False
+    leaves_texts_alone: bool = True
     needs_last_layer: bool = True
     default_rank: int = 16
     penalty: float = 0.01

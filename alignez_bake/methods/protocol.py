@@ -208,3 +208,12 @@ class ReadsOut(Protocol):
     @property
     def needs_last_layer(self) -> bool:
         """Whether it cannot do without the last layer."""
+
+
+@runtime_checkable
+class LeavesAlone(Protocol):
+    """A method whose fits see texts that are to be left alone (`CaptureFunction.left_alone`)."""
+
+    @property
+    def leaves_texts_alone(self) -> bool:
+        """Whether they do."""

@@ -75,6 +75,7 @@ class ResidualRidge:
         needs_bias: it makes no constants.
         has_gates: it is linear.
         scores_layers: it edits all layers that are given.
+        leaves_texts_alone: where there are some.
         default_rank: k.
         penalty: λ.
         weight: how the rows of D are weighted.
@@ -86,6 +87,7 @@ class ResidualRidge:
     needs_bias: bool = False
     has_gates: bool = False
     scores_layers: bool = False
+    leaves_texts_alone: bool = True
     default_rank: int = 4
     penalty: float = 0.01
     weight: Weight | None = "disagreement"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.fit_settings import FitSettings
+from alignez_bake.methods.protocol import LeavesAlone
 from alignez_bake.pipeline import Fitted, check_together, read_pairs_of, with_interference, with_origin
 from alignez_bake.tuning.candidate import TunedObjective
 from alignez_bake.tuning.neutral import read_neutral_texts, shipped_neutral_texts
@@ -147,7 +148,9 @@ def tune_edits(
     fitted = {
         planned.candidate.name: with_origin(
             lm,
-            Fitted(planned.plan, readings.filters, planned.sites, (*planned.notes, *neutral.notes)),
+            Fitted(
+                planned.plan, readings.filters, planned.sites, (*planned.notes, *neutral.notes_of(planned.candidate))
+            ),
             objectives,
             form,
             _settings_of(planned.candidate, joint=settings.joint),
@@ -164,11 +167,19 @@ def tune_edits(
 
 
 class _Neutral(NamedTuple):
-    """Neutral texts that fits see and leave alone, those on which the drift is measured, and what to say of it."""
+    """Neutral texts: those that fits see, to leave them alone, and those on which the drift is measured."""
 
     left_alone: Sequence[str]
     measured: Sequence[str]
-    notes: tuple[str, ...] = ()
+
+    def notes_of(self, candidate: Candidate) -> tuple[str, ...]:
+        """What must stand beside the edits of a candidate."""
+        if not (self.left_alone and isinstance(candidate.method, LeavesAlone)):
+            return ()
+        return (
+            f"{len(self.left_alone)} of the neutral texts were seen by the fits, to be left alone; the drift is that on "
+            f"the other {len(self.measured)}",
+        )
 
 
 def _neutral(settings: TuneSettings, form: PromptForm) -> _Neutral:
@@ -180,14 +191,9 @@ def _neutral(settings: TuneSettings, form: PromptForm) -> _Neutral:
     if settings.neutral is None:
         return _Neutral((), shipped_neutral_texts())
     texts = read_neutral_texts(settings.neutral, form)
-    if len(texts) < 2:
+    if len(texts) < 2 or not any(isinstance(candidate.method, LeavesAlone) for candidate in settings.candidates):
         return _Neutral((), texts)
-    seen, measured = texts[::2], texts[1::2]
-    note = (
-        f"{len(seen)} of the neutral texts were seen by the fits, to be left alone; the drift is that on the other "
-        f"{len(measured)}"
-    )
-    return _Neutral(seen, measured, (note,))
+    return _Neutral(texts[::2], texts[1::2])
 
 
 def _settings_of(candidate: Candidate, *, joint: bool) -> FitSettings:
