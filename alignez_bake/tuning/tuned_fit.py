@@ -176,9 +176,9 @@ class _Neutral(NamedTuple):
         """What must stand beside the edits of a candidate."""
         if not (self.left_alone and isinstance(candidate.method, LeavesAlone)):
             return ()
+        seen, others = len(self.left_alone), len(self.measured)
         return (
-            f"{len(self.left_alone)} of the neutral texts were seen by the fits, to be left alone; the drift is that on "
-            f"the other {len(self.measured)}",
+            f"{seen} neutral texts were seen by the fits, to be left alone; the drift is that on the other {others}",
         )
 
 
