@@ -177,9 +177,7 @@ class _Neutral(NamedTuple):
         if not (self.left_alone and isinstance(candidate.method, LeavesAlone)):
             return ()
         seen, others = len(self.left_alone), len(self.measured)
-        return (
-            f"{seen} neutral texts were seen by the fits, to be left alone; the drift is that on the other {others}",
-        )
+        return (f"the fits saw {seen} neutral texts, to leave them alone; the drift is that on the other {others}",)
 
 
 def _neutral(settings: TuneSettings, form: PromptForm) -> _Neutral:
