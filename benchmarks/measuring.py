@@ -5,10 +5,12 @@ from __future__ import annotations
 import tempfile
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import torch
 
 from alignez_bake.commands.bake import bake
 from alignez_bake.errors import BadInputError
@@ -198,3 +200,16 @@ class WorldBench:
             share = result.levels[0].to_json()["lowest_delivered_share"]
             lm = load_language_model(open_model_folder(result.path))
             return self.figures(cell, lm, seconds=fit.seconds, delivered_share=share)
+
+
+def run_settings(worlds: Sequence[WorldFolder], batch_size: int) -> dict[str, object]:
+    """Everything that the figures of some worlds depend on beside what a cell says."""
+    return {
+        "batch_size": batch_size,
+        "answer_tokens": ANSWER_TOKENS,
+        "threads": torch.get_num_threads(),
+        "models": {
+            world.name: [asdict(open_model_folder(folder).fingerprint) for folder in (world.base, world.tuned)]
+            for world in worlds
+        },
+    }

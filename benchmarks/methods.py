@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import RichProgress
 from benchmarks.cells import CellStore
 from benchmarks.circumstances import circumstances
 from benchmarks.comparison import Comparison, Sizes
 from benchmarks.comparison_plot import plot_world
 from benchmarks.comparison_tables import summary_table, world_tables
-from benchmarks.measuring import ANSWER_TOKENS, WorldBench
+from benchmarks.measuring import WorldBench, run_settings
 from benchmarks.subjects import SUBJECTS
-from benchmarks.world_folder import WorldFolder, read_world
+from benchmarks.world_folder import read_world
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +46,7 @@ def main(arguments: list[str]) -> None:
     )
     worlds = [read_world(folder) for folder in options.worlds]
     options.out.mkdir(parents=True, exist_ok=True)
-    store = CellStore(options.out, _settings(worlds, options.batch_size))
+    store = CellStore(options.out, run_settings(worlds, options.batch_size))
     comparisons = [Comparison(world, sizes) for world in worlds]
     benches = {world.name: WorldBench(world, options.out, options.batch_size) for world in worlds}
 
@@ -77,18 +76,6 @@ def _run(title: str, cells: Sequence[Cell], store: CellStore, benches: dict[str,
         for cell in missing:
             store.put(cell, benches[cell.world].measure(cell))
             advance(work[cell])
-
-
-def _settings(worlds: Sequence[WorldFolder], batch_size: int) -> dict[str, object]:
-    return {
-        "batch_size": batch_size,
-        "answer_tokens": ANSWER_TOKENS,
-        "threads": torch.get_num_threads(),
-        "models": {
-            world.name: [asdict(open_model_folder(folder).fingerprint) for folder in (world.base, world.tuned)]
-            for world in worlds
-        },
-    }
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,27 +16,20 @@ import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.hooks import edited_by_hooks
-from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import RichProgress
 from benchmarks.cells import Cell, CellStore, Measured
 from benchmarks.circumstances import circumstances
-from benchmarks.measuring import ANSWER_TOKENS
+from benchmarks.measuring import run_settings
 from benchmarks.subjects import REFERENCES
 from benchmarks.variants_bed import VariantBed, bench_and_texts
 from benchmarks.variants_tables import variants_tables
 from benchmarks.variants_tried import VARIANTS
 from benchmarks.world_folder import read_world
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benchmarks.world_folder import WorldFolder
 
 
 def main(arguments: list[str]) -> None:
@@ -45,7 +38,7 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     worlds = {world.name: world for world in map(read_world, options.worlds)}
-    store = CellStore(options.out, _settings(list(worlds.values()), options.batch_size))
+    store = CellStore(options.out, run_settings(list(worlds.values()), options.batch_size))
     benches = {name: bench_and_texts(world, options.out, options.batch_size) for name, world in worlds.items()}
     # One variant in all worlds before the next one, and one seed of all: an interrupted run can compare what it has.
     cells = [
@@ -87,18 +80,6 @@ def measured(bed: VariantBed, cell: Cell) -> Measured:
     seconds = {"fit": time.process_time() - began}
     editing = partial(edited_by_hooks, made.lm.model, made.lm.architecture, made.plan)
     return replace(bench.figures(cell, made.lm, editing=editing, seconds=seconds), pairs=made.pairs)
-
-
-def _settings(worlds: Sequence[WorldFolder], batch_size: int) -> dict[str, object]:
-    return {
-        "batch_size": batch_size,
-        "answer_tokens": ANSWER_TOKENS,
-        "threads": torch.get_num_threads(),
-        "models": {
-            world.name: [asdict(open_model_folder(folder).fingerprint) for folder in (world.base, world.tuned)]
-            for world in worlds
-        },
-    }
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from alignez_bake.capture.recorder import record
+from alignez_bake.capture.left_alone import rows_left_alone
 from alignez_bake.edit_plan import EditPlan
-from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.methods.protocol import MethodSettings
 from alignez_bake.pipeline import read_pairs_of
 from benchmarks.measuring import WorldBench
@@ -108,17 +107,8 @@ class VariantBed:
     def neutral_rows(self, reading: MapReading, plan: EditPlan | None = None) -> Float64Array:
         """One side of a map at all tokens of the neutral texts [tokens, width], with a plan's edits in place."""
         sequences = [self.bench.form.text_ids(text) for text in self.fitted_on]
-        rows = []
-        for first in range(0, len(sequences), self.bench.batch_size):
-            batch = sequences[first : first + self.bench.batch_size]
-            tails = {reading: [len(ids) for ids in batch]}
-            if plan is None:
-                found = record(self.lm, batch, tails)
-            else:
-                with edited_by_hooks(self.lm.model, self.lm.architecture, plan):
-                    found = record(self.lm, batch, tails)
-            rows.append(found.values[reading].double().cpu().numpy())
-        return np.concatenate(rows)
+        found = rows_left_alone(self.lm, sequences, [reading], plan, batch_size=self.bench.batch_size)
+        return found[reading].astype(np.float64)
 
 
 def fitted(

@@ -55,14 +55,7 @@ def without_directions(moments: Moments, neutral: Float64Array, *, directions: i
 
 def with_rows(moments: Moments, neutral: Float64Array, *, worth: float) -> Moments:
     """Neutral rows: ρ is `worth`."""
-    share = worth * moments.count / len(neutral)
-    return Moments(
-        moments.ztz + share * (neutral.T @ neutral),
-        moments.ztd,
-        moments.z_sum + share * neutral.sum(axis=0),
-        moments.d_square,
-        moments.count + round(worth * moments.count),
-    )
+    return moments.with_nothing_wanted(neutral, worth)
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,9 @@ class Architecture:
         """The output embedding as a linear map; its module is a path from the causal model down."""
         return LinearSite(self.head_module or self.head)
 
-    def find_linear(self, site: Site) -> LinearSite | None:
-        """The linear map at a site; None where its layer has none, and for sites that are no map."""
-        return self.head_site if site.kind == "lm_head" else self.sites_of(site.layer).get(site.kind)
+    def find_linear(self, kind: SiteKind, layer: int | None = None) -> LinearSite | None:
+        """The linear map at a site, as `linear_site`; None where its layer has none, and for sites that are no map."""
+        return self.head_site if kind == "lm_head" else self.sites_of(layer).get(kind)
 
     def linear_site(self, kind: SiteKind, layer: int | None = None) -> LinearSite:
         """The linear map of a kind of site in one layer.
@@ -187,15 +187,13 @@ class Architecture:
         Raises:
             BadInputError: the layer has no such map, or the data file does not name it.
         """
-        sites = self.sites_of(layer)
-        if kind == "lm_head":
-            return self.head_site
-        if kind in sites:
-            return sites[kind]
+        found = self.find_linear(kind, layer)
+        if found is not None:
+            return found
         reason = self.absent_sites.get(kind, "it is not described for this architecture")
         where = f" in layer {layer}" if layer is not None and kind in self.dense_sites else ""
         raise BadInputError(
-            f"{self.model_type} has no site {kind!r}{where}: {reason}; its sites are {', '.join(sites)}"
+            f"{self.model_type} has no site {kind!r}{where}: {reason}; its sites are {', '.join(self.sites_of(layer))}"
         )
 
     def module_path(self, site: Site) -> str:

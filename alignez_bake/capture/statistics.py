@@ -99,19 +99,20 @@ class Moments:
         """Width of D."""
         return int(self.ztd.shape[1])
 
-    def with_nothing_wanted(self, rows: Float32Array) -> Moments:
+    def with_nothing_wanted(self, rows: Float32Array | Float64Array, worth: float = 1.0) -> Moments:
         """Those of more tokens, at which D is 0: an edit's effect there is paid for.
 
         Args:
-            rows: of Z at them, float32 [m, d_in]; together they count as much as the n tokens.
+            rows: of Z at them [m, d_in].
+            worth: together they count as `worth` times the n tokens.
         """
-        more, share = rows.astype(np.float64), self.count / len(rows)
+        more, share = rows.astype(np.float64), worth * self.count / len(rows)
         return Moments(
             self.ztz + share * (more.T @ more),
             self.ztd,
             self.z_sum + share * more.sum(axis=0),
             self.d_square,
-            2 * self.count,
+            self.count + round(worth * self.count),
         )
 
     def merged_with(self, other: Moments) -> Moments:
@@ -171,7 +172,7 @@ class TokenRows:
         return total
 
     def with_nothing_wanted(self, rows: Float32Array) -> TokenRows:
-        """As `Moments.with_nothing_wanted`: the rows follow, times √(n / m)."""
+        """As `Moments.with_nothing_wanted`, worth the n tokens: the rows follow, times √(n / m)."""
         more = np.sqrt(np.float32(self.count / len(rows))) * rows
         nothing = np.zeros((len(rows), self.d_out), np.float32)
         return TokenRows(np.concatenate([self.z, more]), np.concatenate([self.d, nothing]), self.read + len(rows))

@@ -43,7 +43,7 @@ def comparable_maps(base: ModelFolder, lowering: Lowering) -> list[str]:
     return [
         architecture.standalone_path(site)
         for site in plan.sites
-        if architecture.find_linear(site) is not None
+        if architecture.find_linear(site.kind, site.layer) is not None
         and site not in reads_block | last | joined
         and keeps_its_shape(site)
     ]

@@ -171,7 +171,7 @@ def _explain_site(base: ModelFolder, kind: SiteKind, layer: int) -> SiteExplanat
         slot = find_slot(base, site)
     except BadInputError as error:
         return SiteExplanation(kind, description, False, (), str(error).split("; its sites are", maxsplit=1)[0])
-    linear = architecture.find_linear(site)
+    linear = architecture.find_linear(site.kind, site.layer)
     module = architecture.embed if kind == "embed" else architecture.layer_path(layer)
     return SiteExplanation(
         kind,

@@ -75,8 +75,8 @@ def edited_by_hooks(
         architecture.check_layer(site, count)
     for edit in plan.edits:
         _check_reads(edit, architecture)
-        if edit.site.kind == "lm_head":
-            _check_head(model, architecture)
+    if any(site.kind == "lm_head" for site in plan.sites):
+        _check_head(model, architecture)
     with ExitStack() as stack:
         shape = stack.enter_context(tracked_batch_shape(model, architecture))
         for site in plan.sites:
@@ -101,7 +101,7 @@ def _check_reads(edit: Edit, architecture: Architecture) -> None:
 def _check_head(model: nn.Module, architecture: Architecture) -> None:
     """Refuse a release of transformers that calls the head otherwise (gpt_neox before 5)."""
     path = architecture.head_site.module
-    if path not in dict(model.named_modules()):
+    if path not in dict(model.named_children()):
         raise BadInputError(
             f"the {architecture.model_type} model of this transformers release has no module {path}, where edits at "
             "lm_head apply: use transformers 5, or leave those edits out"
