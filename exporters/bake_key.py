@@ -36,6 +36,7 @@ def bake_key(base: ModelFolder, lowering: Lowering, settings: ExportSettings) ->
         "artefact": lowering.target,
         "dtype": settings.dtype,
         "settings": {**settings.options(), "hash": settings.hash_algorithm},
+        "row_backend": settings.row_backend,
     }
 
 

@@ -73,7 +73,8 @@ class CheckpointExporter(NeedsNoModel):
 
     def bytes_needed(self, base: ModelFolder, lowering: Lowering, settings: ExportSettings) -> int:
         """Bytes that the weights will take on disk, links left out."""
-        files = checkpoint_files(checkpoint_contents(base, lowering), check_dtype(settings.dtype), settings.rounding)
+        contents, dtype = checkpoint_contents(base, lowering), check_dtype(settings.dtype)
+        files = checkpoint_files(contents, dtype, settings.rounding, settings.row_backend)
         return sum(file.size for file in files if not (settings.link and file.is_the_base))
 
     def export(
@@ -90,7 +91,7 @@ class CheckpointExporter(NeedsNoModel):
         # What is exported on the way to something else has none, and is made anew after a kill.
         journal = out / OURS / JOURNAL_FILE
         written = write_weights(
-            checkpoint_files(contents, dtype, settings.rounding),
+            checkpoint_files(contents, dtype, settings.rounding, settings.row_backend),
             out,
             Journal(journal if journal.is_file() else None),
             algorithm=settings.hash_algorithm,

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from alignez_bake.exporters.dtype import DtypeName
     from numpy.typing import NDArray
 
+    from alignez_bake.lowering.row_kernel import RowBackend
     from alignez_bake.streaming.rounding_choice import AskedRounding
     from alignez_bake.streaming.segments import Segment
 
 
 def checkpoint_files(
-    contents: CheckpointContents, dtype: DtypeName | None, rounding: AskedRounding
+    contents: CheckpointContents, dtype: DtypeName | None, rounding: AskedRounding, backend: RowBackend
 ) -> tuple[FilePlan, ...]:
     """What goes into each weight file; they are the base's, name by name.
 
@@ -29,20 +30,26 @@ def checkpoint_files(
         contents: what the checkpoint holds.
         dtype: of all float tensors; the stored dtypes where None.
         rounding: of edited values.
+        backend: of rows in float32.
     """
     files = contents.base.tensors.files
     return tuple(
         plan_file(
             file,
             contents.base.tensors.header(file),
-            [_segment(contents, file, name, dtype, rounding) for name in contents.names_in(file)],
+            [_segment(contents, file, name, dtype, rounding, backend) for name in contents.names_in(file)],
         )
         for file in files
     )
 
 
 def _segment(
-    contents: CheckpointContents, file: str, name: str, dtype: DtypeName | None, rounding: AskedRounding
+    contents: CheckpointContents,
+    file: str,
+    name: str,
+    dtype: DtypeName | None,
+    rounding: AskedRounding,
+    backend: RowBackend,
 ) -> Segment:
     tensors, source = contents.home.tensors, contents.base.tensors.header(file).entries.get(name)
     added = contents.added.get(name)
@@ -55,8 +62,10 @@ def _segment(
         place = (source.begin, source.end) if source is not None and same else None
         if contents.dtype_of(name) != entry.dtype:  # FP8 codes: what is edited are the numbers that they stand for
             stored_as = contents.edited.base_dtype(name)
-            return EditedTensor(contents.edited, name, contents.dtype_of(name), entry.shape, stored_as, None, rounding)
-        return EditedTensor(contents.edited, name, new, entry.shape, entry.dtype, place, rounding)
+            new, place = contents.dtype_of(name), None
+        else:
+            stored_as = entry.dtype
+        return EditedTensor(contents.edited, name, new, entry.shape, stored_as, place, rounding, backend)
     if source is None or not contents.is_copied(name):
 
         def values() -> NDArray[Any]:

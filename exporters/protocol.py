@@ -5,11 +5,12 @@ A third party adds one through an entry point of the group `alignez_bake.exporte
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from alignez_bake.errors import BadInputError
 from alignez_bake.integrity.hashing import DEFAULT
+from alignez_bake.lowering.row_kernel import row_backend
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from alignez_bake.integrity.hashing import Algorithm
     from alignez_bake.language_model.answering import Answering
     from alignez_bake.lowering.decide import Lowering, Refusal, Route
+    from alignez_bake.lowering.row_kernel import RowBackend
     from alignez_bake.lowering.slot import Slot
     from alignez_bake.model_folder import ModelFolder
     from alignez_bake.progress import Progress
@@ -55,6 +57,7 @@ class ExportSettings:
         link: files that stay the base's may be hard links to them.
         rounding: of edited values.
         hash_algorithm: of the manifest.
+        row_backend: what computes edited rows of 16 bits.
         runs_on: device on which level `forward` will run the artefact; None where it will not be run.
     """
 
@@ -67,6 +70,7 @@ class ExportSettings:
     link: bool = False
     rounding: AskedRounding = "auto"
     hash_algorithm: Algorithm = DEFAULT
+    row_backend: RowBackend = field(default_factory=row_backend)
     runs_on: str | None = None
 
     def options(self) -> dict[str, bool | int | str]:

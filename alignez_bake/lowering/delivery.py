@@ -98,8 +98,7 @@ def delivery_sums(
         error = stored.astype(base.dtype)
         error -= base + delta if exact is None else exact
         change = _squares(delta) if base.dtype == np.float32 else math.inf
-    # Then the largest change is between 2⁻⁴⁰ and 2⁴⁰, since its square is between change / size and change.
-    if delta.size * _SMALLEST_PLAIN <= change <= _LARGEST_PLAIN:
+    if is_plain(change, delta.size):
         return _sums(base, delta, error, change, 0)
     largest = max(float(delta.max(initial=0.0)), -float(delta.min(initial=0.0)))
     if largest == 0.0:
@@ -107,6 +106,18 @@ def delivery_sums(
     exponent = math.frexp(largest)[1]
     base, delta, error = (np.ldexp(part.astype(np.float64), -exponent) for part in (base, delta, error))
     return _sums(base, delta, error, _squares(delta), exponent)
+
+
+def is_plain(change: float, size: int) -> bool:
+    """Whether squares that were summed in float32 are far from its bounds.
+
+    The largest change is between 2⁻⁴⁰ and 2⁴⁰ then, since its square is between change / size and change.
+
+    Args:
+        change: ‖ΔW‖².
+        size: number of values.
+    """
+    return size * _SMALLEST_PLAIN <= change <= _LARGEST_PLAIN
 
 
 def _sums(base: NDArray[Any], delta: NDArray[Any], error: NDArray[Any], change: float, exponent: int) -> DeliverySums:

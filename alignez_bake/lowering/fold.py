@@ -11,7 +11,17 @@ import numpy as np
 from alignez_bake.errors import BadInputError
 from alignez_bake.low_rank import low_rank_of_projected, projected_rights
 from alignez_bake.lowering.delivery import Delivery, delivery_sums
-from alignez_bake.lowering.matrix_change import Dense, InputRows, MatrixChange, OutputRows, Write, overlap, row_blocks
+from alignez_bake.lowering.matrix_change import (
+    Dense,
+    InputRows,
+    MatrixChange,
+    OutputRows,
+    Write,
+    block_rows,
+    overlap,
+    row_blocks,
+)
+from alignez_bake.lowering.row_kernel import add_product
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
 from alignez_bake.safetensors_io.finite import all_finite, not_finite
 
@@ -23,12 +33,14 @@ if TYPE_CHECKING:
     from alignez_bake.low_rank import LowRankChange
     from alignez_bake.lowering.decide import MapFold
     from alignez_bake.lowering.matrix_change import Part
+    from alignez_bake.lowering.row_kernel import RowBackend
     from alignez_bake.lowering.slot import RowSource
 
     Float64Array = NDArray[np.float64]
 
 # Of float32: half the distance from 1 to the next value.
 _HALF_A_BIT: Final = 2.0**-24
+_BLOCKS_AT_ONCE: Final = 4
 
 __all__ = ["Delivery", "EditedTensors", "FoldedTensor", "Write", "delivery"]
 
@@ -129,6 +141,7 @@ class EditedTensors:
         dtype: type[np.floating[Any]] = np.float64,
         *,
         bounded: bool = False,
+        backend: RowBackend = "numpy",
     ) -> MatrixChange:
         """How one matrix of an edited tensor changes.
 
@@ -149,6 +162,7 @@ class EditedTensors:
             index: which of its matrices.
             dtype: of the arithmetic that the change is for.
             bounded: in float64, to say by this bound how far a change that was made in float32 may be off.
+            backend: of products in float32.
 
         Raises:
             BadInputError: a weight that is not finite or not of a plain float dtype, edits that do not fit, or a
@@ -159,7 +173,7 @@ class EditedTensors:
         parts: list[Part] = []
         terms = 0
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is rounded
-            projections, errors = self._projections(name, index, folds, dtype, bounded=bounded)
+            projections, errors = self._projections(name, index, folds, dtype, backend, bounded=bounded)
             for fold, projected, error in zip(folds, projections, errors, strict=True):
                 slot = fold.slot
                 if name == slot.bias:
@@ -167,7 +181,9 @@ class EditedTensors:
                     continue
                 shape = (slot.d_out, columns if slot.layout == "out_in" else rows)
                 change = self._change(fold, shape, projected, error)
-                b_matrix, a_matrix = change.b_matrix.astype(dtype), change.a_matrix.astype(dtype)
+                b_matrix, a_matrix = (
+                    np.ascontiguousarray(matrix, dtype) for matrix in (change.b_matrix, change.a_matrix)
+                )
                 terms += a_matrix.shape[0]
                 if slot.layout == "out_in":
                     parts.append(OutputRows(slot.rows, b_matrix, a_matrix, change.a_error))
@@ -196,13 +212,17 @@ class EditedTensors:
         Raises:
             BadInputError: values that are not finite, or of another dtype than F64, F32, F16 or BF16.
         """
-        stored = self._source.entry(name).dtype
-        if not is_plain_float(stored):
-            raise BadInputError(f"{name} has dtype {stored}: edits fold into F64, F32, F16 or BF16 only")
-        values = self._source.read_rows(name, first, end)
+        values = self.stored_rows(name, first, end)
         if not all_finite(values):
             raise not_finite(name, self._source.place_of(name))
         return values, values.astype(dtype)
+
+    def stored_rows(self, name: str, first: int, end: int) -> NDArray[Any]:
+        """As `rows_of_base`, but as they are stored alone, finite or not."""
+        stored = self._source.entry(name).dtype
+        if not is_plain_float(stored):
+            raise BadInputError(f"{name} has dtype {stored}: edits fold into F64, F32, F16 or BF16 only")
+        return self._source.read_rows(name, first, end)
 
     def compute(self, name: str) -> FoldedTensor:
         """One whole edited tensor in float64.
@@ -220,7 +240,14 @@ class EditedTensors:
         return FoldedTensor(name, base.reshape(shape), exact.reshape(shape))
 
     def _projections(
-        self, name: str, index: int, folds: Sequence[MapFold], dtype: type[np.floating[Any]], *, bounded: bool
+        self,
+        name: str,
+        index: int,
+        folds: Sequence[MapFold],
+        dtype: type[np.floating[Any]],
+        backend: RowBackend,
+        *,
+        bounded: bool,
     ) -> tuple[list[Float64Array], list[Float64Array | None]]:
         """For each fold Rᵀ W [k, d_in] of all its R, one below the other, and its bound: one walk over the matrix."""
         _, rows, columns = self.matrices(name)
@@ -233,6 +260,10 @@ class EditedTensors:
         if any(fold.slot.layout != "out_in" for fold in folds):
             dtype = np.float64  # a row's product sums over all outputs at once
         rights = [right.astype(dtype) for right in rights]
+        whole = len(folds) == 1 and overlap(folds[0].slot.rows, 0, rows)[0] == slice(0, rows, 1)
+        if backend == "compiled" and dtype is np.float32 and whole and not bounded:
+            self._add_compiled(name, index, np.ascontiguousarray(rights[0]), projected[0])
+            return projected, errors
         squares = np.zeros((len(folds), columns))
         most = 0
         for first, end in row_blocks(rows, columns):
@@ -252,6 +283,18 @@ class EditedTensors:
                     lengths = np.linalg.norm(right, axis=0)[:, np.newaxis] * np.sqrt(squares[number])
                     errors[number] = (most + 2) * _HALF_A_BIT * lengths
         return projected, errors
+
+    def _add_compiled(
+        self, name: str, index: int, right: NDArray[np.floating[Any]], total: Float64Array
+    ) -> None:
+        """Rᵀ W added to `total`, in the blocks of `row_blocks`."""
+        _, rows, columns = self.matrices(name)
+        block = block_rows(columns)
+        for first in range(0, rows, _BLOCKS_AT_ONCE * block):
+            end = min(first + _BLOCKS_AT_ONCE * block, rows)
+            stored = self.stored_rows(name, index * rows + first, index * rows + end)
+            if not add_product(stored, right[first:end], total, block):
+                raise not_finite(name, self._source.place_of(name))
 
     def _bias_change(self, fold: MapFold) -> Float64Array:
         """Δb [d_out] of a map, [experts, d_out] of experts, one row at least; it does not depend on W."""

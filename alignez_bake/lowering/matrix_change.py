@@ -29,9 +29,14 @@ def row_blocks(rows: int, columns: int, values: int = _BLOCK_VALUES) -> Iterator
 
     What is summed over rows is summed block by block, so the blocks are the same wherever a matrix is walked.
     """
-    step = max(1, values // max(columns, 1))
+    step = block_rows(columns, values)
     for first in range(0, rows, step):
         yield first, min(first + step, rows)
+
+
+def block_rows(columns: int, values: int = _BLOCK_VALUES) -> int:
+    """How many rows a block has, but for the last."""
+    return max(1, values // max(columns, 1))
 
 
 class Write(NamedTuple):
@@ -48,8 +53,8 @@ class Part(Protocol):
         """Add its part of rows [first, first + n) to `delta` [n, columns], in place and in its dtype."""
         ...
 
-    def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
-        """The same as an array of its own, where it covers all of these rows: nothing is added up then."""
+    def factors(self, shape: tuple[int, ...], first: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """The same as two matrices to be multiplied, where it covers all of these rows: nothing is added up then."""
         ...
 
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
@@ -82,13 +87,10 @@ class OutputRows:
         inside, mine = overlap(self.rows, first, len(delta))
         delta[inside] += self.b_matrix[mine] @ self.a_matrix
 
-    def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
+    def factors(self, shape: tuple[int, ...], first: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """As `Part`."""
         inside, mine = overlap(self.rows, first, shape[0])
-        if inside != slice(0, shape[0], 1):
-            return None
-        product: NDArray[Any] = self.b_matrix[mine] @ self.a_matrix
-        return product
+        return (self.b_matrix[mine], self.a_matrix) if inside == slice(0, shape[0], 1) else None
 
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""
@@ -125,12 +127,11 @@ class InputRows:
         if self.constant is not None:
             columns += self.constant
 
-    def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
+    def factors(self, shape: tuple[int, ...], first: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """As `Part`."""
         if self.constant is not None or self.b_transposed.shape[1] != shape[1]:
             return None
-        product: NDArray[Any] = self.a_transposed[first : first + shape[0]] @ self.b_transposed
-        return product
+        return self.a_transposed[first : first + shape[0]], self.b_transposed
 
     def add_magnitude(self, total: NDArray[Any], first: int) -> None:
         """As `Part`."""
@@ -159,7 +160,7 @@ class Dense:
         """As `Part`."""
         delta[:, self.columns] += self.values[first : first + len(delta)]
 
-    def alone(self, shape: tuple[int, ...], first: int) -> NDArray[Any] | None:
+    def factors(self, shape: tuple[int, ...], first: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
         """As `Part`."""
         del shape, first
         return None  # biases are small
@@ -204,12 +205,9 @@ class MatrixChange:
             A new array of the same shape and dtype.
         """
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused when it is rounded
-            if (
-                len(self.parts) == 1
-                and not self.writes
-                and (alone := self.parts[0].alone(base.shape, first)) is not None
-            ):
-                return alone
+            if (factors := self.factors(base.shape, first)) is not None:
+                product: NDArray[Any] = factors[0] @ factors[1]
+                return product
             delta = np.zeros_like(base)
             for part in self.parts:
                 part.add(delta, first)
@@ -219,6 +217,17 @@ class MatrixChange:
                 values = np.atleast_2d(write.values)[mine]
                 delta[inside, columns] = values - base[inside, columns]
         return delta
+
+    def factors(self, shape: tuple[int, ...], first: int) -> tuple[NDArray[Any], NDArray[Any]] | None:
+        """The two matrices whose product is all of ΔW of rows [first, first + n), where there are such.
+
+        Args:
+            shape: (n, columns).
+            first: number of the first of these rows.
+        """
+        if len(self.parts) != 1 or self.writes:
+            return None
+        return self.parts[0].factors(shape, first)
 
     def magnitude(self, base: NDArray[Any], first: int) -> NDArray[Any]:
         """|W| + |B| |A| of the same rows: base + ΔW is computed within (terms + 2) · u of it, u half a last bit."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.lowering.delivery import DeliverySums, delivery_sums
+from alignez_bake.lowering.delivery import DeliverySums, delivery_sums, is_plain
 from alignez_bake.lowering.matrix_change import row_blocks
+from alignez_bake.lowering.row_kernel import edit_rows
 from alignez_bake.safetensors_io.dtypes import BY_NAME, numpy_dtype_of
 from alignez_bake.safetensors_io.finite import all_finite
 from alignez_bake.streaming.prepared_matrix import PreparedMatrix
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from alignez_bake.lowering.fold import EditedTensors
     from alignez_bake.lowering.rounding import Rounding
+    from alignez_bake.lowering.row_kernel import RowBackend
     from alignez_bake.safetensors_io.dtypes import Array
     from alignez_bake.streaming.segments import Preparation
 
@@ -49,6 +51,7 @@ class EditedTensor:
         base_dtype: the dtype that the base holds it in.
         source: its bytes in the base's file; None where it has another shape there, or is not there.
         rounding: how its values are rounded.
+        backend: of its rows, where that can compute them.
     """
 
     edited: EditedTensors
@@ -58,6 +61,7 @@ class EditedTensor:
     base_dtype: str
     source: tuple[int, int] | None
     rounding: AskedRounding = "auto"
+    backend: RowBackend = "numpy"
     noted: bool = True
 
     def preparations(self, begin: int, end: int) -> range:
@@ -69,50 +73,88 @@ class EditedTensor:
     def preparation(self, number: int) -> RoundedMatrix:
         """The change of one matrix."""
         arithmetic = arithmetic_dtype(self.base_dtype, self.dtype)
-        return RoundedMatrix(PreparedMatrix(self.edited, self.name, number, arithmetic), self.rounding, self.dtype)
+        matrix = PreparedMatrix(self.edited, self.name, number, arithmetic, backend=self.backend)
+        return RoundedMatrix(matrix, self.rounding, self.dtype)
 
     def fill(self, begin: int, end: int, out: Array, base: Array | None, prepared: Mapping[int, Preparation]) -> Made:
         """As `Segment`."""
         _, rows, columns = self.edited.matrices(self.name)
         row_bytes, sums = self._row_bytes(columns), DeliverySums()
         rounding: Rounding = "nearest"
-        for first, last in _runs(begin, end, row_bytes, rows, columns):
+        for first, last in _runs(begin, end, row_bytes, rows):
             matrix = prepared[first // rows]
             assert isinstance(matrix, RoundedMatrix)
             low, high = first * row_bytes, last * row_bytes
-            stored = None
-            if base is not None and begin <= low and high <= end:
+            is_whole, stored = begin <= low and high <= end, None
+            if is_whole and base is not None:
                 stored = base[low - begin : high - begin].view(numpy_dtype_of(self.base_dtype)).reshape(-1, columns)
-            result, found = self._rows(matrix, first % rows, first % rows + last - first, stored)
-            inside, until = max(begin, low), min(end, high)
-            out[inside - begin : until - begin] = result[inside - low : until - low]
+            data = out[low - begin : high - begin] if is_whole else np.empty(high - low, np.uint8)
+            found = self._make(
+                matrix, first % rows, stored, data.view(numpy_dtype_of(self.dtype)).reshape(-1, columns)
+            )
+            if not is_whole:
+                inside, until = max(begin, low), min(end, high)
+                out[inside - begin : until - begin] = data[inside - low : until - low]
             if begin <= low:
                 sums += found
                 rounding = "carry" if matrix.rounding == "carry" else rounding
         return Made(sums, rounding)
 
-    def _rows(self, matrix: RoundedMatrix, first: int, end: int, stored: Array | None) -> tuple[Array, DeliverySums]:
-        """Rows of one matrix: their bytes, and how much of the edit these hold."""
+    def _make(self, matrix: RoundedMatrix, first: int, stored: Array | None, out: Array) -> DeliverySums:
+        """Make rows [first, first + n) of one matrix.
+
+        Args:
+            matrix: of which.
+            first: number of the first of them.
+            stored: those of the base; read where None.
+            out: where they go [n, columns].
+
+        Returns:
+            How much of the edit they hold.
+        """
+        compiled = self.backend == "compiled" and matrix.is_compiled
+        # The kernel needs no memory of its own for rows, so it takes all that are there at once.
+        blocks = [(0, len(out))] if compiled and stored is not None else row_blocks(*out.shape)
+        make, sums = self._by_kernel if compiled else self._by_numpy, DeliverySums()
+        for low, high in blocks:
+            sums += make(matrix, first + low, None if stored is None else stored[low:high], out[low:high])
+        return sums
+
+    def _by_kernel(self, matrix: RoundedMatrix, first: int, stored: Array | None, out: Array) -> DeliverySums:
+        end = first + len(out)
         change = matrix.matrix.change
+        factors = change.factors(out.shape, first)
+        assert factors is not None
+        rows = edit_rows(matrix.matrix.stored_rows(first, end) if stored is None else stored, *factors, out)
+        if rows.finite and is_plain(rows.change, out.size):
+            return DeliverySums(rows.change + rows.aligned, rows.change, rows.residual, rows.base, 0)
+        _, base = matrix.matrix.rows(first, end)  # says so where it is the base that is not finite
+        delta = change.delta(base, first)
+        if not rows.finite:
+            raise overflow(self.name, self.dtype, base + delta)
+        return delivery_sums(base, delta, out)
+
+    def _by_numpy(self, matrix: RoundedMatrix, first: int, stored: Array | None, out: Array) -> DeliverySums:
         if stored is None:
-            stored, base = matrix.matrix.rows(first, end)
+            _, base = matrix.matrix.rows(first, first + len(out))
         else:
             base = stored.astype(matrix.matrix.arithmetic)
-        delta = change.delta(base, first)
+        delta = matrix.matrix.change.delta(base, first)
         with np.errstate(over="ignore", invalid="ignore"):
             exact = base + delta
         result = matrix.rounded(exact, delta)
         if not all_finite(result):
-            matrix.matrix.rows(first, end)  # says so where it is the base that is not finite
+            matrix.matrix.rows(first, first + len(out))  # says so where it is the base that is not finite
             raise overflow(self.name, self.dtype, exact)
-        return result.reshape(-1).view(np.uint8), delivery_sums(base, delta, result, exact)
+        out[:] = result
+        return delivery_sums(base, delta, result, exact)
 
     def _row_bytes(self, columns: int) -> int:
         return columns * (BY_NAME[self.dtype].bits // 8)
 
 
-def _runs(begin: int, end: int, row_bytes: int, rows: int, columns: int) -> Iterator[tuple[int, int]]:
-    """The rows that have a byte in [begin, end), in blocks of one matrix each; rows that are cut alone."""
+def _runs(begin: int, end: int, row_bytes: int, rows: int) -> Iterator[tuple[int, int]]:
+    """The rows that have a byte in [begin, end), of one matrix at a time; rows that are cut alone."""
     first, last = begin // row_bytes, -(-end // row_bytes)
     row, whole = first, end // row_bytes
     if begin % row_bytes:
@@ -120,8 +162,7 @@ def _runs(begin: int, end: int, row_bytes: int, rows: int, columns: int) -> Iter
         row += 1
     while row < whole:
         stop = min(whole, (row // rows + 1) * rows)
-        for low, high in row_blocks(stop - row, columns):
-            yield row + low, row + high
+        yield row, stop
         row = stop
     if row < last:
         yield row, last

@@ -10,6 +10,7 @@ from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE
 from alignez_bake.errors import BadInputError
 from alignez_bake.lowering.delivery import DeliverySums, delivery_sums
 from alignez_bake.lowering.rounding import Rounding, round_rows
+from alignez_bake.lowering.row_kernel import is_16_bit
 from alignez_bake.safetensors_io.dtypes import BY_NAME, numpy_dtype_of
 
 if TYPE_CHECKING:
@@ -68,6 +69,16 @@ class RoundedMatrix:
             self._rounding.set_result(self._chosen())
         except BaseException as error:  # noqa: BLE001  # raised by `rounding`
             self._rounding.set_exception(error)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the kernel can compute its rows: products in float32, from 16 bits to 16, to nearest."""
+        change, kinds = self.matrix.change, (self.matrix.dtype, numpy_dtype_of(self.dtype))
+        return (
+            self.rounding == "nearest"
+            and all(is_16_bit(kind) for kind in kinds)
+            and change.factors((change.rows, change.columns), 0) is not None
+        )
 
     def rounded(self, exact: NDArray[Any], delta: NDArray[Any]) -> NDArray[Any]:
         """Rows as they are stored."""
