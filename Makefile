@@ -14,9 +14,12 @@ PEERS := .venv-peers
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 
+# What an install is made of beside the Python files, which lie where they are.
+BUILT_OF := pyproject.toml setup.py alignez_bake/lowering/_row_kernel.c
+
 .PHONY: demo test lint sweep optimum peers clean
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: $(BUILT_OF)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[test,benchmarks]"
@@ -46,7 +49,7 @@ optimum: $(VENV)/installed $(OPTIMUM)/installed
 	$(BIN)/python -m tests.optimum.folders $(OPTIMUM_FOLDERS)
 	$(OPTIMUM)/bin/python -m pytest -m optimum tests/optimum
 
-$(OPTIMUM)/installed: pyproject.toml
+$(OPTIMUM)/installed: $(BUILT_OF)
 	$(PYTHON) -m venv $(OPTIMUM)
 	$(OPTIMUM)/bin/python -m pip install --quiet --upgrade pip
 	$(OPTIMUM)/bin/python -m pip install --quiet --editable ".[optimum,cpu,onnx]" "pytest>=9"
@@ -57,11 +60,11 @@ peers: $(PEERS)/installed
 	$(PEERS)/bin/python -m pytest tests/benchmarks/test_alternatives.py tests/examples/test_expedite.py \
 		tests/evaluation/test_lm_eval_bridge.py
 
-$(PEERS)/installed: pyproject.toml
+$(PEERS)/installed: $(BUILT_OF)
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
 	$(PEERS)/bin/python -m pip install --quiet --editable ".[test,benchmarks,dpo,eval]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OPTIMUM) $(PEERS) out build dist *.egg-info
+	rm -rf $(VENV) $(OPTIMUM) $(PEERS) out build dist *.egg-info alignez_bake/lowering/*.so

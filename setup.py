@@ -1,6 +1,6 @@
 """The compiled part of the package; everything else is said in pyproject.toml.
 
-Without a C compiler the build goes on without it, and numpy computes the rows (docs/decisions/row_kernel.md).
+Without a C compiler the build goes on without it, and numpy computes the rows (docs/decisions/streaming.md).
 """
 
 from setuptools import Extension, setup

@@ -37,7 +37,7 @@ def checkpoint_files(
         plan_file(
             file,
             contents.base.tensors.header(file),
-            [_segment(contents, file, name, dtype, rounding, backend) for name in contents.names_in(file)],
+            [_segment(contents, file, name, dtype, rounding, backend=backend) for name in contents.names_in(file)],
         )
         for file in files
     )
@@ -49,6 +49,7 @@ def _segment(
     name: str,
     dtype: DtypeName | None,
     rounding: AskedRounding,
+    *,
     backend: RowBackend,
 ) -> Segment:
     tensors, source = contents.home.tensors, contents.base.tensors.header(file).entries.get(name)

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import alignez_bake
+from alignez_bake.lowering.row_kernel import why_not_compiled
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-SOURCES = ("alignez_bake", "exporters", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("alignez_bake", "exporters", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 
 def in_tree(folder: str, name: str) -> set[str]:
@@ -53,17 +54,24 @@ def test_the_version_is_one():
     assert PROJECT["project"]["version"] == alignez_bake.__version__
 
 
+def copied_sources(source: Path) -> Path:
+    """What a package is built of, without what was built before."""
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(
+                ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
+            )
+        else:
+            source.mkdir(exist_ok=True)
+            shutil.copyfile(ROOT / name, source / name)
+    return source
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel built from a copy of the sources, so that nothing is left in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            source.mkdir(exist_ok=True)
-            shutil.copyfile(ROOT / name, source / name)
+    source = copied_sources(folder / "source")
     build = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--no-index", "-q"]
     done = subprocess.run([*build, "-w", folder, source], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -80,6 +88,24 @@ def test_the_wheel_holds_code_and_data_and_nothing_else(wheel):
     about = f"alignez_bake-{alignez_bake.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"alignez_bake", about}
     assert f"{about}/licenses/LICENSE" in names
+
+
+def test_the_wheel_holds_the_kernel_for_this_python_and_later_ones(wheel):
+    if why_not_compiled() is not None:
+        pytest.skip(why_not_compiled())
+    assert wheel.name.split("-")[2:4] == ["cp311", "abi3"]
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if Path(name).stem.startswith("_row_kernel")]
+    assert sorted(Path(name).suffix for name in names) == [".pyi", ".so"]
+
+
+def test_without_a_compiler_the_package_is_built_without_the_kernel(tmp_path):
+    source = copied_sources(tmp_path / "source")
+    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    environment = {**os.environ, "CC": "no-such-compiler"}
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "no-such-compiler" in done.stderr + done.stdout
+    assert not list(source.rglob("*.so"))
 
 
 def test_the_wheel_works_from_another_folder(wheel, tmp_path, tiny_folder):

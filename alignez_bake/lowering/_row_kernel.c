@@ -283,6 +283,12 @@ static int is_callable(const Py_ssize_t *numbers, int count) {
     return 1;
 }
 
+static int has_rows(size_t block) {
+    if (!block)
+        PyErr_SetString(PyExc_ValueError, "a block has no rows: at least 1");
+    return block > 0;
+}
+
 static int is_kind(int kind) {
     if (kind != BF16 && kind != F16)
         PyErr_Format(PyExc_ValueError, "kind %d is unknown: 0 is bf16, 1 fp16", kind);
@@ -295,7 +301,7 @@ static int has_size(const Matrix *matrix, size_t rows, size_t columns) {
     else if ((size_t)matrix->view.len != rows * columns * matrix->item)
         PyErr_Format(PyExc_ValueError, "%s has %zd bytes, not the %zu of %zu rows of %zu values", matrix->name,
                      matrix->view.len, rows * columns * matrix->item, rows, columns);
-    else if (matrix->view.len && (uintptr_t)matrix->view.buf % matrix->item)
+    else if (matrix->item > 2 && (uintptr_t)matrix->view.buf % matrix->item) /* what is stored is read bytewise */
         PyErr_Format(PyExc_ValueError, "%s does not begin at a multiple of %zu bytes", matrix->name, matrix->item);
     else
         return 1;
@@ -342,26 +348,26 @@ static PyObject *edit_rows(PyObject *module, PyObject *arguments) {
 
 static PyObject *add_product(PyObject *module, PyObject *arguments) {
     Matrix stored = {.name = "stored", .item = 2}, right = {.name = "right", .item = 4};
-    Matrix sum = {.name = "sum", .item = 8};
+    Matrix total = {.name = "total", .item = 8};
     Py_ssize_t sizes[4];
     int kind, finite;
-    if (!PyArg_ParseTuple(arguments, "y*y*w*nnnni:add_product", &stored.view, &right.view, &sum.view, sizes, sizes + 1,
+    if (!PyArg_ParseTuple(arguments, "y*y*w*nnnni:add_product", &stored.view, &right.view, &total.view, sizes, sizes + 1,
                           sizes + 2, sizes + 3, &kind))
         return NULL;
-    size_t rows = sizes[0], columns = sizes[1], inner = sizes[2], block = sizes[3] > 0 ? sizes[3] : 1;
+    size_t rows = sizes[0], columns = sizes[1], inner = sizes[2], block = sizes[3];
     PyObject *result = NULL;
     float *panels = NULL;
-    if (is_callable(sizes, 4) && is_kind(kind) && has_size(&stored, rows, columns) && has_size(&right, rows, inner) &&
-        has_size(&sum, inner, columns) && (panels = room(rows < block ? rows : block, SUM_STRIP)) != NULL) {
+    if (is_callable(sizes, 4) && has_rows(block) && is_kind(kind) && has_size(&stored, rows, columns) && has_size(&right, rows, inner) &&
+        has_size(&total, inner, columns) && (panels = room(rows < block ? rows : block, SUM_STRIP)) != NULL) {
         Py_BEGIN_ALLOW_THREADS;
-        finite = project(stored.view.buf, right.view.buf, sum.view.buf, rows, columns, inner, block, (Kind)kind, panels);
+        finite = project(stored.view.buf, right.view.buf, total.view.buf, rows, columns, inner, block, (Kind)kind, panels);
         Py_END_ALLOW_THREADS;
         result = PyBool_FromLong(finite);
     }
     free(panels);
     PyBuffer_Release(&stored.view);
     PyBuffer_Release(&right.view);
-    PyBuffer_Release(&sum.view);
+    PyBuffer_Release(&total.view);
     return result;
 }
 
@@ -372,7 +378,7 @@ static PyMethodDef methods[] = {
     {"edit_rows", edit_rows, METH_VARARGS,
      "edit_rows(base, left, right, out, rows, columns, inner, kind, out_kind): whether all is finite, and four sums."},
     {"add_product", add_product, METH_VARARGS,
-     "add_product(stored, right, sum, rows, columns, inner, block, kind): whether all is finite."},
+     "add_product(stored, right, total, rows, columns, inner, block, kind): whether all is finite."},
     {NULL, NULL, 0, NULL},
 };
 

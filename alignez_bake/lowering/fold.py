@@ -11,16 +11,7 @@ import numpy as np
 from alignez_bake.errors import BadInputError
 from alignez_bake.low_rank import low_rank_of_projected, projected_rights
 from alignez_bake.lowering.delivery import Delivery, delivery_sums
-from alignez_bake.lowering.matrix_change import (
-    Dense,
-    InputRows,
-    MatrixChange,
-    OutputRows,
-    Write,
-    block_rows,
-    overlap,
-    row_blocks,
-)
+from alignez_bake.lowering.matrix_change import Dense, InputRows, MatrixChange, OutputRows, Write, overlap, row_blocks
 from alignez_bake.lowering.row_kernel import add_product
 from alignez_bake.safetensors_io.dtypes import cast_once, is_plain_float, numpy_dtype_of
 from alignez_bake.safetensors_io.finite import all_finite, not_finite
@@ -284,16 +275,14 @@ class EditedTensors:
                     errors[number] = (most + 2) * _HALF_A_BIT * lengths
         return projected, errors
 
-    def _add_compiled(
-        self, name: str, index: int, right: NDArray[np.floating[Any]], total: Float64Array
-    ) -> None:
+    def _add_compiled(self, name: str, index: int, right: NDArray[np.floating[Any]], total: Float64Array) -> None:
         """Rᵀ W added to `total`, in the blocks of `row_blocks`."""
         _, rows, columns = self.matrices(name)
-        block = block_rows(columns)
-        for first in range(0, rows, _BLOCKS_AT_ONCE * block):
-            end = min(first + _BLOCKS_AT_ONCE * block, rows)
+        blocks = list(row_blocks(rows, columns))
+        for some in (blocks[number : number + _BLOCKS_AT_ONCE] for number in range(0, len(blocks), _BLOCKS_AT_ONCE)):
+            (first, _), (_, end) = some[0], some[-1]
             stored = self.stored_rows(name, index * rows + first, index * rows + end)
-            if not add_product(stored, right[first:end], total, block):
+            if not add_product(stored, right[first:end], total, blocks[0][1]):
                 raise not_finite(name, self._source.place_of(name))
 
     def _bias_change(self, fold: MapFold) -> Float64Array:

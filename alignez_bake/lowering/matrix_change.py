@@ -29,14 +29,9 @@ def row_blocks(rows: int, columns: int, values: int = _BLOCK_VALUES) -> Iterator
 
     What is summed over rows is summed block by block, so the blocks are the same wherever a matrix is walked.
     """
-    step = block_rows(columns, values)
+    step = max(1, values // max(columns, 1))
     for first in range(0, rows, step):
         yield first, min(first + step, rows)
-
-
-def block_rows(columns: int, values: int = _BLOCK_VALUES) -> int:
-    """How many rows a block has, but for the last."""
-    return max(1, values // max(columns, 1))
 
 
 class Write(NamedTuple):

@@ -86,7 +86,9 @@ def is_16_bit(dtype: np.dtype[Any]) -> bool:
     return dtype in _KINDS
 
 
-def edit_rows(base: NDArray[Any], left: NDArray[np.float32], right: NDArray[np.float32], out: NDArray[Any]) -> EditedRows:
+def edit_rows(
+    base: NDArray[Any], left: NDArray[np.float32], right: NDArray[np.float32], out: NDArray[Any]
+) -> EditedRows:
     """W + ΔW with ΔW = left right, rounded once, to nearest, ties to even.
 
     With u = 2⁻²⁴, each ΔW_ij is one chain of k fused multiply-adds from zero, each of which rounds once, so it is
@@ -94,9 +96,9 @@ def edit_rows(base: NDArray[Any], left: NDArray[np.float32], right: NDArray[np.f
     the sum with W, add 3 u at most. That is within (k + 4) u (|W| + |left| |right|), which `arithmetic_tolerance`
     derives for any order of summation. The bits of a row depend on no other row.
 
-    In the four sums a lane of a vector adds 32 products up in float32, and what lanes have is added in float64: each sum
-    is off by at most 33 · 2⁻²⁴, or 2⁻¹⁸·⁹, of the sum of its magnitudes. A square below float32's least number counts
-    as zero and one above its largest as infinity: `is_plain` tells from ‖ΔW‖² whether that matters.
+    In the four sums a lane of a vector adds 32 products up in float32, and what the lanes have is added in float64: a
+    sum is off by at most 32 u, and less than one more, of the sum of its magnitudes. A square below float32's least
+    number counts as zero and one above its largest as infinity: `is_plain` tells from ‖ΔW‖² whether that matters.
 
     Args:
         base: W [n, columns], bf16 or fp16, C-contiguous, at any address.
@@ -120,8 +122,8 @@ def edit_rows(base: NDArray[Any], left: NDArray[np.float32], right: NDArray[np.f
 def add_product(stored: NDArray[Any], right: NDArray[np.float32], total: NDArray[np.float64], block: int) -> bool:
     """Add Rᵀ W of some rows to `total`: blocks of rows in float32, their products added in float64.
 
-    An entry of a block of m rows is one chain of m fused multiply-adds: within m u Σ_i |R_il| |W_ij|, and u more since R
-    was rounded, which is within the (m + 2) u ‖R_l‖ ‖W_j‖ of `EditedTensors.matrix_change`.
+    An entry of a block of m rows is one chain of m fused multiply-adds, with u = 2⁻²⁴ within m u Σ_i |R_il| |W_ij|, and
+    u more since R was rounded: that is within the (m + 2) u ‖R_l‖ ‖W_j‖ of `EditedTensors.matrix_change`.
 
     Args:
         stored: W [n, columns], bf16 or fp16, C-contiguous.
@@ -157,5 +159,7 @@ def _check_float32(*factors: NDArray[Any]) -> None:
 
 
 def _data(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Its memory: ml_dtypes' arrays have no buffer of their own. The extension refuses what is not contiguous."""
-    return values.reshape(-1).view(np.uint8) if values.flags.c_contiguous else values
+    """Its memory: ml_dtypes' arrays have no buffer of their own."""
+    if not values.flags.c_contiguous:
+        raise ValueError(f"rows of shape {values.shape} and strides {values.strides} are not contiguous: copy them")
+    return values.reshape(-1).view(np.uint8)

@@ -105,6 +105,7 @@ def write_record(
             },
             "dtype": settings.dtype,
             "options": settings.options(),
+            "row_backend": settings.row_backend,
             "seed": seed,
             "weights": dict(plan.weights),
             "provenance": dict(plan.provenance),

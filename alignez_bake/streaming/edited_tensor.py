@@ -89,9 +89,7 @@ class EditedTensor:
             if is_whole and base is not None:
                 stored = base[low - begin : high - begin].view(numpy_dtype_of(self.base_dtype)).reshape(-1, columns)
             data = out[low - begin : high - begin] if is_whole else np.empty(high - low, np.uint8)
-            found = self._make(
-                matrix, first % rows, stored, data.view(numpy_dtype_of(self.dtype)).reshape(-1, columns)
-            )
+            found = self._make(matrix, first % rows, stored, data.view(numpy_dtype_of(self.dtype)).reshape(-1, columns))
             if not is_whole:
                 inside, until = max(begin, low), min(end, high)
                 out[inside - begin : until - begin] = data[inside - low : until - low]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import pytest
 
+from alignez_bake.lowering.row_kernel import VARIABLE, RowBackend, why_not_compiled
 from tests.baking import command, contents, nothing_written, replace_in_file
 from tests.streaming.streamed_bakes import (
     KILLED_AFTER_A_FILE,
@@ -100,6 +101,15 @@ def place(made, tmp_path):
     """A place of one's own; times of change are kept."""
     shutil.copytree(made.folder, tmp_path / "place")
     return Place(tmp_path / "place")
+
+
+@pytest.fixture(params=get_args(RowBackend))
+def row_backend(request, monkeypatch):
+    """What computes rows in this process."""
+    if request.param == "compiled" and (why := why_not_compiled()) is not None:
+        pytest.skip(why)
+    monkeypatch.setenv(VARIABLE, request.param)
+    return request.param
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from alignez_bake.edit_file import write_edits
+from alignez_bake.lowering.row_kernel import VARIABLE, why_not_compiled
 from tests.baking import command, contents, plan_for
 from tests.streaming.conftest import names, rewritten, touched
 
@@ -47,6 +50,15 @@ def test_other_edits_are_refused(killed, refused):
 )
 def test_other_settings_are_refused(options, says, killed, refused):
     refused(killed, *killed.bake(*options), says=says)
+
+
+def test_rows_are_gone_on_with_by_what_began_them(killed, refused, monkeypatch):
+    begun = json.loads(killed.journal.read_bytes().splitlines()[0])["row_backend"]
+    if (why := why_not_compiled()) is not None:
+        pytest.skip(why)
+    assert begun == "compiled"
+    monkeypatch.setenv(VARIABLE, "numpy")
+    refused(killed, *killed.bake(), says="of another bake (other row_backend)")
 
 
 def test_a_damaged_journal_is_refused_by_name(killed, refused):

@@ -141,7 +141,7 @@ def _small_blocks(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32, np.float64], ids=lambda dtype: np.dtype(dtype).name)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_in_every_dtype(layout, dtype, tmp_path, save_tiny):
+def test_every_layout_in_every_dtype(layout, dtype, row_backend, tmp_path, save_tiny):
     model_type, bias, kind, edited = LAYOUTS[layout]
     base = save_tiny(model_type, tmp_path / "base", bias=bias, max_shard_size=SHARDED)
     in_dtypes(base, lambda name: dtype)
@@ -197,14 +197,14 @@ def test_four_dtypes_in_one_model(mixed_base, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
-def test_another_dtype_for_all(dtype, mixed_base, tmp_path):
+def test_another_dtype_for_all(dtype, row_backend, mixed_base, tmp_path):
     plan = plan_for(mixed_base, constant=True)
     bake(mixed_base, plan, tmp_path / "out", dtype=dtype, rounding="nearest")
     wanted = BF16 if dtype == "bfloat16" else np.dtype(dtype)
     assert check_result(mixed_base, plan, tmp_path / "out", EDITED, wanted) == 4
 
 
-def test_the_number_of_workers_changes_nothing(mixed_base, tmp_path, monkeypatch):
+def test_the_number_of_workers_changes_nothing(row_backend, mixed_base, tmp_path, monkeypatch):
     plan, results = plan_for(mixed_base, ("attn_write", "mlp_write"), constant=True), []
     for workers in (1, 2, 7):
         monkeypatch.setattr(weights, "worker_count", lambda workers=workers: workers)

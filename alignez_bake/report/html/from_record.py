@@ -134,6 +134,7 @@ def _settings(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if isinstance(base, dict) and name in base:
             yield f"base: {name.replace('_', ' ')}", _text(base[name])
     yield "made by", _part(record, "tool", str)
+    yield "rows computed by", _part(record, "row_backend", str) or "numpy"  # older versions knew nothing else
     versions = _part(record, "versions", dict)
     if versions:
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
