@@ -40,7 +40,7 @@ enum {
     WIDE = 16,      /* columns of a panel: two vectors, so that each value of `left` is used twice */
     TALL = 6,       /* rows of a product: with WIDE, 12 sums in registers, more than multiply-adds are in flight */
     STRIP = 256,    /* columns that are edited in all rows before the next, so that R's part of them stays in a cache */
-    SUM_STRIP = 128 /* columns of a block that are widened at once, likewise */
+    SUM_STRIP = 128 /* columns whose products are added up over all blocks before the next, likewise of the total */
 };
 
 INLINE __m256 widened(__m128i stored, Kind kind) {
@@ -220,10 +220,10 @@ VECTORS static int project(const uint16_t *stored, const float *right, double *s
                            size_t inner, size_t block, Kind kind, float *panels) {
     float part[TALL * WIDE];
     __m256i largest = _mm256_setzero_si256();
-    for (size_t first = 0; first < rows; first += block) {
-        size_t count = least(rows - first, block);
-        for (size_t begin = 0; begin < columns; begin += SUM_STRIP) {
-            size_t width = least(columns - begin, SUM_STRIP);
+    for (size_t begin = 0; begin < columns; begin += SUM_STRIP) {
+        size_t width = least(columns - begin, SUM_STRIP);
+        for (size_t first = 0; first < rows; first += block) {
+            size_t count = least(rows - first, block);
             widen(stored + first * columns + begin, count, columns, width, kind, panels, &largest);
             for (size_t column = 0; column < width; column += WIDE)
                 for (size_t l = 0; l < inner; l += TALL) {

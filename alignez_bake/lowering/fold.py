@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # Of float32: half the distance from 1 to the next value.
 _HALF_A_BIT: Final = 2.0**-24
-_BLOCKS_AT_ONCE: Final = 4
+_BLOCKS_AT_ONCE: Final = 2
 
 __all__ = ["Delivery", "EditedTensors", "FoldedTensor", "Write", "delivery"]
 
@@ -281,8 +281,13 @@ class EditedTensors:
         blocks = list(row_blocks(rows, columns))
         for some in (blocks[number : number + _BLOCKS_AT_ONCE] for number in range(0, len(blocks), _BLOCKS_AT_ONCE)):
             (first, _), (_, end) = some[0], some[-1]
-            stored = self.stored_rows(name, index * rows + first, index * rows + end)
-            if not add_product(stored, right[first:end], total, blocks[0][1]):
+            # No name holds the rows: they are gone before the next ones are read.
+            if not add_product(
+                self.stored_rows(name, index * rows + first, index * rows + end),
+                right[first:end],
+                total,
+                blocks[0][1],
+            ):
                 raise not_finite(name, self._source.place_of(name))
 
     def _bias_change(self, fold: MapFold) -> Float64Array:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _SYNC_BYTES: Final = 64 * 1024 * 1024
 _CHECKPOINT_BYTES: Final = 256 * 1024 * 1024
-# A disk takes more from several at a time than from one.
-_WRITERS: Final = 3
+WRITERS: Final = 3
+"""A disk takes more from several at a time than from one."""
 
 
 class Background:
@@ -24,7 +24,7 @@ class Background:
     def __init__(self, journal: Journal) -> None:
         """Start nothing yet; `journal` is kept up to date."""
         self._journal = journal
-        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="write")
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="sync")
         self._writes: deque[Future[None]] = deque()
         self._waiting: list[Future[None]] = []

@@ -145,6 +145,8 @@ class OpenFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+            # What writes here is this file's: while each held the other, the buffers of all files outlived the stream.
+            self.maker.write = None
 
     def _write(self, buffer: Array, size: int, offset: int) -> None:
         """Write a buffer to its place; beside others."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alignez_bake.integrity import leaves
+from alignez_bake.streaming.background import WRITERS
 from alignez_bake.streaming.buffers import Buffers
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Resources:
     Attributes:
         algorithm: of the hashes.
         background: writes.
-        buffers: for a part of a file each, so two for each worker, and some on their way to the disk.
+        buffers: for a part of a file each: two for each worker, and one for each thread that writes.
     """
 
     def __init__(self, algorithm: Algorithm, background: Background, workers: int) -> None:
@@ -31,4 +32,4 @@ class Resources:
         """
         self.algorithm: Algorithm = algorithm
         self.background = background
-        self.buffers = Buffers(2 * workers + 4, leaves.LEAF_BYTES)
+        self.buffers = Buffers(2 * workers + WRITERS, leaves.LEAF_BYTES)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -17,7 +19,7 @@ from alignez_bake.model_folder import open_model_folder
 from alignez_bake.progress import NoProgress
 from alignez_bake.safetensors_io.header import read_header
 from alignez_bake.safetensors_io.writer import write_tensors
-from alignez_bake.streaming import weights
+from alignez_bake.streaming import resources, weights
 from tests.baking import contents, lowered, plan_for
 from tests.streaming.streamed_bakes import SHARDED, small_blocks
 
@@ -269,3 +271,26 @@ def test_names_order_metadata_padding_and_other_files_stay(tmp_path, save_tiny):
     assert json.loads((out / index.name).read_text())["weight_map"] == entries["weight_map"]
     copied = ("LICENSE", "custom/deep/code.py", "generation_config.json", "tokenizer.json", "config.json")
     assert {name: (out / name).read_bytes() for name in copied} == {name: (base / name).read_bytes() for name in copied}
+
+
+def test_buffers_end_with_the_stream(tmp_path, save_tiny, monkeypatch):
+    """Nothing that holds itself holds them: what is done after the weights would come on top of their memory."""
+    made = []
+
+    class Known(resources.Buffers):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(resources, "Buffers", Known)
+    base = open_model_folder(save_tiny("llama", tmp_path / "base", max_shard_size=SHARDED))
+    gc.collect()
+    gc.disable()
+    try:
+        (tmp_path / "out").mkdir()
+        CheckpointExporter().export(
+            base, lowered(base, plan_for(base)), tmp_path / "out", ExportSettings(), NoProgress()
+        )
+        assert [buffers() for buffers in made] == [None]
+    finally:
+        gc.enable()
