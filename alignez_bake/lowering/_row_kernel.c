@@ -124,7 +124,7 @@ VECTORS static void product(size_t rows, const float *left, size_t row_step, siz
 
 static size_t least(size_t one, size_t other) { return one < other ? one : other; }
 
-/* Sums of LANES values each, and the largest |W'| as an integer. */
+/* Of some values: sums, lane by lane, and the largest |W'| as an integer. */
 typedef struct {
     __m256 sums[SUMS];
     __m256i largest;
@@ -285,7 +285,7 @@ static int is_callable(const Py_ssize_t *numbers, int count) {
 
 static int has_rows(size_t block) {
     if (!block)
-        PyErr_SetString(PyExc_ValueError, "a block has no rows: at least 1");
+        PyErr_SetString(PyExc_ValueError, "a block has no rows: it has at least 1");
     return block > 0;
 }
 
@@ -357,10 +357,12 @@ static PyObject *add_product(PyObject *module, PyObject *arguments) {
     size_t rows = sizes[0], columns = sizes[1], inner = sizes[2], block = sizes[3];
     PyObject *result = NULL;
     float *panels = NULL;
-    if (is_callable(sizes, 4) && has_rows(block) && is_kind(kind) && has_size(&stored, rows, columns) && has_size(&right, rows, inner) &&
-        has_size(&total, inner, columns) && (panels = room(rows < block ? rows : block, SUM_STRIP)) != NULL) {
+    if (is_callable(sizes, 4) && has_rows(block) && is_kind(kind) && has_size(&stored, rows, columns) &&
+        has_size(&right, rows, inner) && has_size(&total, inner, columns) &&
+        (panels = room(rows < block ? rows : block, SUM_STRIP)) != NULL) {
         Py_BEGIN_ALLOW_THREADS;
-        finite = project(stored.view.buf, right.view.buf, total.view.buf, rows, columns, inner, block, (Kind)kind, panels);
+        finite = project(stored.view.buf, right.view.buf, total.view.buf, rows, columns, inner, block, (Kind)kind,
+                         panels);
         Py_END_ALLOW_THREADS;
         result = PyBool_FromLong(finite);
     }
