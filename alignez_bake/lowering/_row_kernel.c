@@ -82,7 +82,8 @@ VECTORS static int32_t largest_lane(__m256i vector) {
 
 /* Adds lanes to half as many of double. */
 INLINE void add_lanes(__m256d *sum, __m256 lanes) {
-    __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(lanes)), high = _mm256_cvtps_pd(_mm256_extractf128_ps(lanes, 1));
+    __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(lanes));
+    __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(lanes, 1));
     *sum = _mm256_add_pd(*sum, _mm256_add_pd(low, high));
 }
 
@@ -351,8 +352,8 @@ static PyObject *add_product(PyObject *module, PyObject *arguments) {
     Matrix total = {.name = "total", .item = 8};
     Py_ssize_t sizes[4];
     int kind, finite;
-    if (!PyArg_ParseTuple(arguments, "y*y*w*nnnni:add_product", &stored.view, &right.view, &total.view, sizes, sizes + 1,
-                          sizes + 2, sizes + 3, &kind))
+    if (!PyArg_ParseTuple(arguments, "y*y*w*nnnni:add_product", &stored.view, &right.view, &total.view, sizes,
+                          sizes + 1, sizes + 2, sizes + 3, &kind))
         return NULL;
     size_t rows = sizes[0], columns = sizes[1], inner = sizes[2], block = sizes[3];
     PyObject *result = NULL;
