@@ -226,6 +226,7 @@ def with_origin(
         "method": settings.method.name,
         "settings": settings.as_json(),
         "seed": settings.seed,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
         "prompt_form": form.settings,
         "objectives": {objective.name: {"good": objective.good, "bad": objective.bad} for objective in objectives},
         "pairs": {name: report.as_json() for name, report in fitted.filters.items()},

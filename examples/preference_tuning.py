@@ -194,7 +194,7 @@ def save_tuned(model: PreTrainedModel, base: ModelFolder, out: Path) -> Path:
         base: where it came from.
         out: folder that must not hold anything else.
     """
-    dtype = load_language_model(base).model.dtype
+    dtype = load_model(base).model.dtype
     with quiet_transformers():
         model.to(dtype).save_pretrained(out)
     for name in TOKENIZER_FILES:
