@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.language_model.loading import load_language_model, quiet_transformers
+from alignez_bake.language_model.loading import load_language_model, load_model, quiet_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

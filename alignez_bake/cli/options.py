@@ -97,7 +97,17 @@ Layers = Annotated[
 ]
 Rank = Annotated[
     int | None,
-    typer.Option("--rank", metavar="K", help="Rank of each edit; the method's default if left out."),
+    typer.Option(
+        "--rank", metavar="K", help="Rank of each edit; the method's default if left out, or chosen with auto."
+    ),
+]
+Penalty = Annotated[
+    float | None,
+    typer.Option(
+        "--penalty",
+        metavar="X",
+        help="λ of a ridge method's fit: larger is gentler; the method's default if left out, or chosen with auto.",
+    ),
 ]
 Positions = Annotated[
     str,

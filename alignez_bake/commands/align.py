@@ -138,6 +138,7 @@ def align(
     strength: Strength = None,
     layers: str | None = None,
     rank: int | None = None,
+    penalty: float | None = None,
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
@@ -178,7 +179,8 @@ def align(
             queries, which make no pairs then.
         strength: the method's own; `auto`: chosen in the same way.
         layers: such as `4-20`; all unless given.
-        rank: of each edit.
+        rank: of each edit; of a choice None: to be chosen, as are layers and penalty.
+        penalty: λ of a method that is a ridge.
         positions: which rows of each forward call to edit: `all`, or the `last` one, as AlignEZ does.
         gated: the method's own gates instead of its linear form.
         top_layers: how many of the layers to edit, those that score best, or `auto`.
@@ -228,6 +230,7 @@ def align(
         strength=strength,
         layers=layers,
         rank=rank,
+        penalty=penalty,
         seed=seed,
         positions=positions,
         gated=gated,

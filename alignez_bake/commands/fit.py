@@ -79,6 +79,7 @@ def fit(
     strength: Strength = None,
     layers: str | None = None,
     rank: int | None = None,
+    penalty: float | None = None,
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
@@ -109,7 +110,8 @@ def fit(
             pairs' queries, to which nothing is fitted then.
         strength: the method's own; `auto`: chosen in the same way.
         layers: such as `4-20`; all unless given.
-        rank: of each edit.
+        rank: of each edit; of a choice None: to be chosen, as are layers and penalty.
+        penalty: λ of a method that is a ridge.
         positions: which rows of each forward call the edits change: `all`, or `last`, AlignEZ's own rule.
         gated: the method's own non-linear operators instead of their linear form (alignez_v2).
         top_layers: edit only this many of the layers, those with the smallest CCS loss (alignez_v1, ccs) or the
@@ -147,6 +149,7 @@ def fit(
         strength=strength,
         layers=layers,
         rank=rank,
+        penalty=penalty,
         seed=seed,
         positions=positions,
         gated=gated,

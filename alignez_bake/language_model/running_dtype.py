@@ -39,7 +39,7 @@ def running_dtype(folder: ModelFolder, device: str) -> torch.dtype | None:
 
 def cpu_computes_in(dtype: torch.dtype) -> bool:
     """Whether oneDNN multiplies matrices of 16 bits on this CPU; True where torch does without it: who knows then."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return True
     kernels = torch.ops.mkldnn
     supported = kernels._is_mkldnn_bf16_supported if dtype == torch.bfloat16 else kernels._is_mkldnn_fp16_supported  # noqa: SLF001 - torch's own compiler asks it, and nothing public tells

@@ -136,6 +136,7 @@ def tune_edits(
         settings.candidates,
         held_out,
         form,
+        finer=settings.finer,
         neutral_texts=neutral.measured,
         pairs_sha256=_sha256(records, neutral.left_alone),
         seed=settings.seed,
@@ -208,6 +209,7 @@ def _settings_of(candidate: Candidate, *, joint: bool) -> FitSettings:
         top_layers=settings.top_layers,
         joint=joint,
         untie=settings.untie,
+        penalty=settings.penalty,
     )
 
 
