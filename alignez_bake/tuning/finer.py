@@ -1,12 +1,11 @@
-"""Finer rungs: what is tried beside the best of the first candidates, one setting changed at a time.
+"""Finer rungs: what is tried beside the best of the first candidates.
 
-Method and strength decide most; rank, λ and layers move the result by a few points, which way depends on the base. So
-they are looked at where the first round has shown the way, and nowhere else.
+Method and strength decide most; layers, rank and λ move the result by a few points, which way depends on the base. So
+they are looked at where the first round has shown the way, and nowhere else:
 
-    strength   those between and beyond the first ones that the ladder has for the method
-    rank       four times the method's own
-    λ          three tenths of the method's own
-    layers     the upper half, whose streams hold what is about to be said; the last one where a method reads out
+    strength      the others that the ladder has for the method
+    layers        the upper half, whose streams hold what is about to be said; the last one where a method reads out
+    rank and λ    four times the method's own rank, and three tenths of its λ: a looser fit, by both that bound it
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class FinerRungs:
     layers: bool = True
 
     def beside(self, candidate: Candidate) -> list[Candidate]:
-        """Candidates that differ from one in one setting each, those that may be gentler first."""
+        """Candidates that differ from one in strength, in layers, or in what bounds the fit."""
         method, settings, layers = candidate.method, candidate.settings, candidate.layers
         found = []
         if self.layers and len(layers) > 1:
@@ -53,15 +52,15 @@ class FinerRungs:
             for value in self.strengths.get(method.name, ())
             if value != settings.strength
         ]
-        if not isinstance(method, ReducedRank):
-            return found
-        if self.rank:
-            rank = RANK_FACTOR * method.default_rank
-            found.append(replace(candidate, name=f"{candidate.name}-rank{rank}", settings=replace(settings, rank=rank)))
-        if self.penalty:
-            penalty = float(f"{PENALTY_FACTOR * method.default_penalty:.3g}")
-            name = f"{candidate.name}-penalty{penalty:g}"
-            found.append(replace(candidate, name=name, settings=replace(settings, penalty=penalty)))
+        if isinstance(method, ReducedRank) and (self.rank or self.penalty):
+            rank = RANK_FACTOR * method.default_rank if self.rank else settings.rank
+            penalty = float(f"{PENALTY_FACTOR * method.default_penalty:.3g}") if self.penalty else settings.penalty
+            name = (
+                candidate.name
+                + (f"-rank{rank}" if self.rank else "")
+                + (f"-penalty{penalty:g}" if self.penalty else "")
+            )
+            found.append(replace(candidate, name=name, settings=replace(settings, rank=rank, penalty=penalty)))
         return found
 
     def as_json(self) -> dict[str, Any]:
