@@ -15,8 +15,10 @@ The last choice, among the candidates of the last round:
     1. With b the best rate and d_i the paired differences b - c over answers i, a candidate c is as good as the best
        if mean(d) is at most one standard error of mean(d), clustered by query.
     2. Of those whose gain over the base is above 0 at 95 %, the gentlest is chosen, which is the one with the least
-       drift. The interval of the gain is paired, over queries, and holds for all candidates at once, since
-       of many that do nothing one is lucky: without that, of 16 such ones some would be chosen in every sixth search.
+       drift. Drifts that differ by less than a tenth of the budget count as equal, as so small a part of what is
+       allowed is no reason, and of equal ones the better rated is chosen. The interval of the gain is paired, over
+       queries, and holds for all candidates at once, since of many that do nothing one is lucky: without that, of 16
+       such ones some would be chosen in every sixth search.
     3. If there is none, nothing is chosen, and the result says so.
 
 The rule of one standard error (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3) keeps noise
@@ -53,6 +55,7 @@ ROUNDS: Final = (24, 48, 96)
 """The default search then takes less than twice what its pairs and their activations take. A rate of 0.9 has
 a standard error of 0.03 in the last choice; a paired difference of two such rates often less."""
 _FEWEST_KEPT: Final = 2
+_SAME_DRIFT: Final = 0.1
 _NO_EDITS: Final = EditPlan(())
 
 
@@ -275,17 +278,20 @@ def _choose(base: _Standing, finalists: Sequence[_Standing], settings: SearchSet
     if not finalists:
         return _Choice(None, f"no candidate gave edits within the KL budget of {settings.kl_budget:g}", None)
     best = max(finalists, key=lambda standing: (standing.rate, -_drift_of(standing)))
-    as_good = sorted((one for one in finalists if _as_good(one, best, settings.queries)), key=_drift_of)
     answers = f"{len(base.values)} answers"
-    for standing in as_good:
-        gain = _gain(standing, base, settings, among)
-        if gain.low > 0:
-            reason = (
-                f"{standing.name} is judged good at {standing.rate:.3f} of {answers}, the base at {base.rate:.3f}; of "
-                f"the {len(as_good)} within one standard error of the best ({best.name}, {best.rate:.3f}) that are "
-                f"better than the base it is the gentlest, with a KL of {_drift_of(standing):.4f} nats per token"
-            )
-            return _Choice(standing.name, reason, gain)
+    as_good = [one for one in finalists if _as_good(one, best, settings.queries)]
+    gains = {one.name: gain for one in as_good if (gain := _gain(one, base, settings, among)).low > 0}
+    if better := [one for one in as_good if one.name in gains]:
+        least = min(map(_drift_of, better))
+        gentle = [one for one in better if _drift_of(one) <= least + _SAME_DRIFT * settings.kl_budget]
+        chosen = max(gentle, key=lambda one: (one.rate, -_drift_of(one)))
+        of_these = "the gentlest" if _drift_of(chosen) == least else "the best of those that are about as gentle as any"
+        reason = (
+            f"{chosen.name} is judged good at {chosen.rate:.3f} of {answers}, the base at {base.rate:.3f}; of the "
+            f"{len(as_good)} within one standard error of the best ({best.name}, {best.rate:.3f}) that are better than "
+            f"the base it is {of_these}, with a KL of {_drift_of(chosen):.4f} nats per token"
+        )
+        return _Choice(chosen.name, reason, gains[chosen.name])
     gain = _gain(best, base, settings, among)
     reason = (
         f"the best candidate, {best.name}, is judged good at {best.rate:.3f} of {answers}, the base at "

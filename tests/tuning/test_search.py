@@ -51,6 +51,17 @@ def test_the_gentlest_within_one_standard_error_is_chosen():
     )
 
 
+@pytest.mark.parametrize(("drift", "chosen"), [(0.019, "best"), (0.021, "near")])
+def test_drifts_within_a_tenth_of_the_budget_are_equal_and_then_the_better_rated_is_chosen(drift, chosen):
+    world = World(0.4, {"near": (0.88, 0.01), "best": (0.9, drift)})
+    world.luck[1.0] = np.random.default_rng(3).random(1000)
+    result = world.search(kl_budget=0.1)
+    assert of(result, "near").rate.value < of(result, "best").rate.value
+    assert result.chosen == chosen
+    said = {"best": "is the best of those that are about as gentle as any", "near": "is the gentlest"}
+    assert said[chosen] in result.reason
+
+
 def test_the_standard_error_is_of_paired_differences():
     """On their own, rates of 0.885 and 0.9 are within one standard error; on the same luck they are not."""
     result = World(0.4, {"near": (0.885, 0.01), "best": (0.9, 0.05)}).search(rounds=(32, 1000))
