@@ -17,6 +17,8 @@ from alignez_bake.methods.protocol import MethodSettings, ReadsOut
 from alignez_bake.methods.registry import check_joint, check_offered, method_named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alignez_bake.asked_fit import AskedFit
     from alignez_bake.edit import Positions
     from alignez_bake.methods.protocol import Method, TopLayers
@@ -40,6 +42,7 @@ class FitSettings:
         joint: whether several objectives are fitted over the tokens of all (`methods.joint`).
         untie: whether a head that is tied to the embedding is changed as well.
         penalty: λ of the method's ridge; the method's default unless given.
+        neutral: a file of texts to leave alone, for methods that do; None: none.
     """
 
     method: Method
@@ -53,6 +56,7 @@ class FitSettings:
     joint: bool = False
     untie: bool = False
     penalty: float | None = None
+    neutral: Path | None = None
 
     def for_objective(self, name: str | None) -> MethodSettings:
         """What the method is told; positions are none of its business."""

@@ -88,7 +88,7 @@ Neutral = Annotated[
         "--neutral",
         metavar="F.txt",
         help="Texts to leave alone, one a line: the fits see every second one, the others measure the drift. Short "
-        "ones come with the tool, and only measure.",
+        "ones come with the tool, and only measure, where an edit is chosen.",
     ),
 ]
 Layers = Annotated[

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
+from alignez_bake.errors import BadInputError
 from alignez_bake.evaluation.drift import first_and_rest, kl_on_texts, summed_kl
 from alignez_bake.language_model.log_probabilities import answer_log_probabilities, iter_answer_logits
 from alignez_bake.lowering.hooks import edited_by_hooks
+from alignez_bake.tuning.neutral import read_neutral_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.language_model.loading import LanguageModel
@@ -91,3 +94,26 @@ class NeutralDrift:
         """Of each text its place and [tokens, vocabulary], in an order that depends on lengths alone."""
         for place, logits in iter_answer_logits(self._lm, self._firsts, self._rests, batch_size=self._batch_size):
             yield place, torch.log_softmax(logits, dim=-1)
+
+
+def check_neutral(lm: LanguageModel, path: Path | None, form: PromptForm, *, fewest: int = 1) -> None:
+    """Refuse a user's neutral texts on which nothing can be measured, before the long work.
+
+    Args:
+        lm: the base.
+        path: the file; None: there is none.
+        form: how texts become tokens.
+        fewest: how many are needed; 2 where some are seen in any case.
+
+    Raises:
+        BadInputError: as `read_neutral_texts`; too few texts, or one too long for the model.
+    """
+    if path is None:
+        return
+    texts = read_neutral_texts(path, form)
+    if len(texts) < fewest:
+        raise BadInputError(
+            f"{path} holds {len(texts)} neutral text: give at least {fewest}, since the fit sees every second one and "
+            "the others measure"
+        )
+    NeutralDrift(lm, texts, form, batch_size=1)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from alignez_bake.asked_fit import AUTO
 from alignez_bake.errors import BadInputError
 from alignez_bake.fit_settings import FitSettings, asked_layers, check_fit, check_untie
-from alignez_bake.methods.protocol import ReadsOut
-from alignez_bake.methods.registry import method_named
+from alignez_bake.methods.protocol import LeavesAlone, ReadsOut
+from alignez_bake.methods.registry import METHODS, method_named
 from alignez_bake.tuning.candidate import Candidate
 from alignez_bake.tuning.finer import FinerRungs, candidate_name
 from alignez_bake.tuning.neutral import check_neutral_file
@@ -95,15 +95,23 @@ def check_settings(base: ModelFolder, asked: AskedFit) -> FitSettings | TuneSett
         BadInputError: as `check_fit`, where no candidate is possible; a strength that belongs to no method; options of
             a choice where nothing is chosen; a budget that is no positive number; no such file of neutral texts.
     """
-    if AUTO not in {asked.method, asked.strength}:
-        for option, value in (("--kl-budget", asked.kl_budget), ("--neutral", asked.neutral)):
-            if value is not None:
-                raise BadInputError(
-                    f"{option} {value} belongs to the choice of an edit, and --method {asked.method} with a fixed "
-                    "strength leaves none: use --method auto, or --strength auto"
-                )
-        return check_fit(base, asked)
     kl_budget, neutral = asked.kl_budget, None if asked.neutral is None else Path(asked.neutral)
+    if neutral is not None:
+        check_neutral_file(neutral)
+    if AUTO not in {asked.method, asked.strength}:
+        if kl_budget is not None:
+            raise BadInputError(
+                f"--kl-budget {kl_budget} belongs to the choice of an edit, and --method {asked.method} with a fixed "
+                "strength leaves none: use --method auto, or --strength auto"
+            )
+        fit = replace(check_fit(base, asked), neutral=neutral)
+        if neutral is not None and not isinstance(fit.method, LeavesAlone):
+            seeing = ", ".join(name for name, known in METHODS.items() if isinstance(known, LeavesAlone))
+            raise BadInputError(
+                f"--neutral {neutral}: a fit of method {asked.method!r} sees no texts but the pairs, and with a fixed "
+                f"strength nothing is chosen by them: use it with {seeing}, or --strength auto"
+            )
+        return fit
     ladder = _ladder(asked)
     check_untie(base, asked)
     if kl_budget is not None and not (math.isfinite(kl_budget) and kl_budget > 0):
@@ -111,8 +119,6 @@ def check_settings(base: ModelFolder, asked: AskedFit) -> FitSettings | TuneSett
             f"--kl-budget {kl_budget:g} must be a number of nats per token above 0: an edit that moves nothing does "
             "nothing"
         )
-    if neutral is not None:
-        check_neutral_file(neutral)
     selected = asked_layers(base, asked)
     candidates, fits, refusals = [], [], []
     for name, strengths, _ in ladder:

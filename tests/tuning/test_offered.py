@@ -108,8 +108,12 @@ def test_refusals(checked, settings, message):
 def test_neutral_texts_that_are_not_there(checked, tmp_path):
     with pytest.raises(BadInputError, match="no such file of neutral texts"):
         checked(neutral=tmp_path / "none.txt")
-    with pytest.raises(BadInputError, match="belongs to the choice of an edit"):
+    with pytest.raises(BadInputError, match="no such file of neutral texts"):
         checked(method="ridge", strength=1.0, neutral=tmp_path / "none.txt")
+    (tmp_path / "some.txt").write_text("Rain.\n")
+    with pytest.raises(BadInputError, match=r"'ridge' sees no texts but the pairs, .* with residual_ridge, contr"):
+        checked(method="ridge", strength=1.0, neutral=tmp_path / "some.txt")
+    assert checked(method="residual_ridge", neutral=str(tmp_path / "some.txt")).neutral == tmp_path / "some.txt"
 
 
 def test_without_the_last_layer_no_readout_can_be_changed(checked):
