@@ -206,15 +206,16 @@ class ContrastiveDecoding:
 
         inputs, edited = spec(last, Reading("plain", "input")), spec(stream, Reading("plain", "output"))
         good, bad = (spec(stream, Reading(persona, "output")) for persona in ("good", "bad"))
-        found = recorded_with(capture, [inputs, edited, good, bad], edits).rows
-        base = found if not edits else capture([edited]).rows
+        # Of the base by itself, so that a capture that remembers has it for every choice of layers.
+        base = capture([edited, good, bad]).rows
+        found = recorded_with(capture, [inputs, edited], edits).rows
 
         def tensor(rows: Rows) -> torch.Tensor:
             if not np.isfinite(rows.values).all():
                 raise BadInputError(f"{last}: activations are not finite: the model's weights or its dtype are broken")
             return torch.tensor(rows.values, dtype=readout.dtype, device=readout.device)
 
-        streams = tuple(tensor(found[each]) for each in (good, bad))
+        streams = tuple(tensor(base[each]) for each in (good, bad))
         divergences = [
             jensen_shannon(*(readout.log_probabilities(each[first : first + _ROWS_AT_A_TIME]) for each in streams))
             for first in range(0, len(streams[0]), _ROWS_AT_A_TIME)
