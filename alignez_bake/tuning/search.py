@@ -247,9 +247,9 @@ def _kept(
             else:
                 allowed = tied
             room = most - len(kept)
-            kept += allowed[: max(room, 0)]
-            why = "is not among the" if room <= 0 else "is shared by gentler ones among the"
-            for standing in allowed[max(room, 0) :]:
+            kept += allowed[:room]
+            why = "is shared by gentler ones among the" if room else "is not among the"
+            for standing in allowed[room:]:
                 standing.out = f"its rate of {rate:.3f} after {len(standing.values)} answers {why} best {most}"
             advance(len(tied))
     return kept
