@@ -16,11 +16,14 @@ Strength = float | Literal["auto"] | None
 class AskedFit:
     """What was asked for, as it was given; `tuning.offered.check_settings` checks it against a base.
 
+    A choice of an edit also chooses what is None of layers, rank and penalty.
+
     Attributes:
         method: by name; `auto`: method and strength are to be chosen.
         strength: a number; `auto`: to be chosen; None: `auto` where the method is, else the method's default.
         layers: such as `4-20`; None: all.
         rank: of each edit; None: the method's default.
+        penalty: λ of the method's ridge; None: the method's default.
         seed: of everything that is drawn.
         positions: which rows of each forward call to edit, `all` or `last`.
         gated: whether to use the method's gates.
@@ -35,6 +38,7 @@ class AskedFit:
     strength: Strength = None
     layers: str | None = None
     rank: int | None = None
+    penalty: float | None = None
     seed: int = 0
     positions: str = "all"
     gated: bool = False

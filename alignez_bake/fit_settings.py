@@ -17,6 +17,8 @@ from alignez_bake.methods.protocol import MethodSettings, ReadsOut
 from alignez_bake.methods.registry import check_joint, check_offered, method_named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from alignez_bake.asked_fit import AskedFit
     from alignez_bake.edit import Positions
     from alignez_bake.methods.protocol import Method, TopLayers
@@ -39,6 +41,8 @@ class FitSettings:
             takes; all unless given.
         joint: whether several objectives are fitted over the tokens of all (`methods.joint`).
         untie: whether a head that is tied to the embedding is changed as well.
+        penalty: λ of the method's ridge; the method's default unless given.
+        neutral: a file of texts to leave alone, for methods that do; None: none.
     """
 
     method: Method
@@ -51,12 +55,15 @@ class FitSettings:
     top_layers: TopLayers | None = None
     joint: bool = False
     untie: bool = False
+    penalty: float | None = None
+    neutral: Path | None = None
 
     def for_objective(self, name: str | None) -> MethodSettings:
         """What the method is told; positions are none of its business."""
         return MethodSettings(
             strength=self.strength,
             rank=self.rank,
+            penalty=self.penalty,
             seed=self.seed,
             objective=name,
             gated=self.gated,
@@ -65,7 +72,7 @@ class FitSettings:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The settings that reproduce a fit; of the last five those alone that were asked for."""
+        """The settings that reproduce a fit; of the last six those alone that were asked for."""
         asked: dict[str, Any] = {}
         if self.positions != "all":
             asked["positions"] = self.positions
@@ -77,6 +84,8 @@ class FitSettings:
             asked["joint"] = True
         if self.untie:
             asked["untie"] = True
+        if self.penalty is not None:
+            asked["penalty"] = self.penalty
         return {
             "strength": self.method.default_strength if self.strength is None else self.strength,
             "rank": self.rank,
@@ -111,6 +120,7 @@ def check_fit(base: ModelFolder, asked: AskedFit) -> FitSettings:
         top_layers=top,
         joint=asked.joint,
         untie=asked.untie,
+        penalty=asked.penalty,
     )
     check_offered(chosen, settings.for_objective(None))
     if asked.joint:

@@ -106,6 +106,14 @@ class Fitted:
     sites: Mapping[str, tuple[SiteReport, ...]]
     notes: tuple[str, ...] = ()
 
+    def noting(self, *more: str) -> Fitted:
+        """The same with further notes, which stand in the plan's provenance as well."""
+        notes = tuple(dict.fromkeys((*self.notes, *more)))
+        if not notes:
+            return self
+        provenance = {**self.plan.provenance, "notes": list(notes)}
+        return replace(self, plan=replace(self.plan, provenance=provenance), notes=notes)
+
 
 def fit_edits(
     lm: LanguageModel,
@@ -117,11 +125,12 @@ def fit_edits(
     weights: Mapping[str, float],
     batch_size: int,
     progress: Progress,
+    left_alone: Sequence[str] = (),
 ) -> Fitted:
     """Capture and fit, one objective after the other; each reads the unedited base.
 
     With two objectives or more the provenance says under `interference` what their edits have in common and what each
-    dial does to each objective.
+    dial does to each objective. Texts that are `left_alone` are seen by methods that leave texts alone.
 
     Raises:
         BadInputError: too few pairs of an objective, activations that hold nothing to fit, or objectives that
@@ -129,7 +138,14 @@ def fit_edits(
     """
     check_together(objectives, weights, joint=settings.joint)
     readings = read_pairs_of(
-        lm, records, objectives, form, joint=settings.joint, batch_size=batch_size, progress=progress
+        lm,
+        records,
+        objectives,
+        form,
+        joint=settings.joint,
+        batch_size=batch_size,
+        progress=progress,
+        left_alone=left_alone,
     )
     edits: list[Edit] = []
     sites: dict[str, tuple[SiteReport, ...]] = {}
@@ -226,6 +242,7 @@ def with_origin(
         "method": settings.method.name,
         "settings": settings.as_json(),
         "seed": settings.seed,
+        "dtype": str(lm.model.dtype).removeprefix("torch."),
         "prompt_form": form.settings,
         "objectives": {objective.name: {"good": objective.good, "bad": objective.bad} for objective in objectives},
         "pairs": {name: report.as_json() for name, report in fitted.filters.items()},
@@ -242,10 +259,8 @@ def with_interference(lm: LanguageModel, fitted: Fitted, readings: Readings, *, 
     )
     if found is None:
         return fitted
-    notes = tuple(dict.fromkeys((*fitted.notes, *found.notes)))
-    said = {"notes": list(notes)} if notes else {}
-    provenance = {**fitted.plan.provenance, "interference": found.record, **said}
-    return replace(fitted, plan=replace(fitted.plan, provenance=provenance), notes=notes)
+    provenance = {**fitted.plan.provenance, "interference": found.record}
+    return replace(fitted, plan=replace(fitted.plan, provenance=provenance)).noting(*found.notes)
 
 
 def check_together(objectives: Sequence[Objective], weights: Mapping[str, float], *, joint: bool) -> None:

@@ -38,7 +38,8 @@ def _chosen(runs: Sequence[Run]) -> list[str]:
         "loss",
         "KL",
         "second half: chosen, best of grid",
-        "CPU s: pairs, the rest",
+        "CPU s: pairs, capture, tuning",
+        "tuning over both",
     )
     rows = []
     for run in runs:
@@ -57,7 +58,8 @@ def _chosen(runs: Sequence[Run]) -> list[str]:
                 "-" if chosen is None else f"{models[chosen]['loss']:.3f}",
                 "-" if chosen is None else f"{models[chosen]['kl']:.4f}",
                 _halves(run),
-                f"{seconds['pairs']:.0f}, {seconds['recording, fits and search']:.0f}",
+                f"{seconds['pairs']:.1f}, {seconds['capture']:.1f}, {seconds['tuning']:.1f}",
+                f"{seconds['tuning'] / (seconds['pairs'] + seconds['capture']):.2f}",
             )
         )
     return [markdown_table(columns, rows)]

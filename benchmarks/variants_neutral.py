@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from alignez_bake.tuning.neutral import shipped_neutral_texts
 from benchmarks.variants_bed import fitted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     Float64Array = NDArray[np.float64]
 
+T = TypeVar("T")
 Change = Callable[[Moments, "Float64Array"], Moments]
 """Moments as a ridge is to see them, of those that were recorded and of N."""
 
@@ -108,6 +109,11 @@ class ChangedCapture:
     def readout(self) -> Readout:
         """As it is."""
         return self.capture.readout()
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Nothing is kept."""
+        del key
+        return make()
 
 
 def in_sight_of_neutral(

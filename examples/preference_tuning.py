@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.language_model.loading import load_language_model, quiet_transformers
+from alignez_bake.language_model.loading import load_language_model, load_model, quiet_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -194,7 +194,7 @@ def save_tuned(model: PreTrainedModel, base: ModelFolder, out: Path) -> Path:
         base: where it came from.
         out: folder that must not hold anything else.
     """
-    dtype = load_language_model(base).model.dtype
+    dtype = load_model(base).model.dtype
     with quiet_transformers():
         model.to(dtype).save_pretrained(out)
     for name in TOKENIZER_FILES:

@@ -21,6 +21,7 @@ from alignez_bake.cli.main import build_app
 from alignez_bake.cli.shell import run
 from alignez_bake.methods.registry import METHODS
 from alignez_bake.tuning import offered
+from alignez_bake.tuning.offered import Rung
 from tests.hub.conftest import files_of
 from tests.hub.local_hub import OWNER, running_hub
 from tests.onnx_patch.graphs import torchscript_graph
@@ -83,7 +84,7 @@ def test_every_command_of_the_readme_runs(tmp_path, save_tiny, monkeypatch, caps
     # The same way with fewer of the shipped queries: a tenth of the time.
     shipped = pipeline.shipped_queries
     monkeypatch.setattr(pipeline, "shipped_queries", lambda objective: shipped(objective)[:24])
-    monkeypatch.setattr(offered, "LADDER", (("contrastive_decoding", (2.5,)), ("ridge", (2.0,))))
+    monkeypatch.setattr(offered, "LADDER", (Rung("contrastive_decoding", (2.5,)), Rung("ridge", (2.0,))))
     found = commands(README)
     assert len(found) >= 20
     with running_hub(tmp_path / "hub") as hub:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.progress import NoProgress
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
     Weights = dict[tuple[AnswerSide, Tokens], list[NDArray[np.float64]]]
 
+T = TypeVar("T")
+RECORDING: Final = "Recording activations"
+"""The task that progress is told of."""
 _LOGITS_COPIES: Final = 3
 """Those of both personas, and what those of one are cut out of."""
 
@@ -128,7 +131,7 @@ class Capture:
         known = self._weights_of_base if editing.spares_personas else {}
         missing = [wanted for wanted in weighted if wanted not in known]
         sequences = sum(map(len, passes.values())) + 2 * len({answer for answer, _ in missing})
-        with self._progress.task("Recording activations", sequences * len(self._pairs)) as advance:
+        with self._progress.task(RECORDING, sequences * len(self._pairs)) as advance:
             weights = {**known, **self._weights(missing, editing, advance)}
             if editing.spares_personas:
                 self._weights_of_base = weights
@@ -149,6 +152,11 @@ class Capture:
             BadInputError: as `checked_readout`.
         """
         return checked_readout(self._lm, self._pairs[0].sequence(Pass("plain", "good")))
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """As `methods.protocol.CaptureFunction`; nothing is kept."""
+        del key
+        return make()
 
     def _batches(self, answer: AnswerSide, sizes: Sequence[int], most: int) -> Iterator[list[int]]:
         lengths = [len(pair.sequence(Pass("plain", answer))) for pair in self._pairs]

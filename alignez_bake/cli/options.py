@@ -88,7 +88,7 @@ Neutral = Annotated[
         "--neutral",
         metavar="F.txt",
         help="Texts to leave alone, one a line: the fits see every second one, the others measure the drift. Short "
-        "ones come with the tool, and only measure.",
+        "ones come with the tool, and only measure, where an edit is chosen.",
     ),
 ]
 Layers = Annotated[
@@ -97,7 +97,17 @@ Layers = Annotated[
 ]
 Rank = Annotated[
     int | None,
-    typer.Option("--rank", metavar="K", help="Rank of each edit; the method's default if left out."),
+    typer.Option(
+        "--rank", metavar="K", help="Rank of each edit; the method's default if left out, or chosen with auto."
+    ),
+]
+Penalty = Annotated[
+    float | None,
+    typer.Option(
+        "--penalty",
+        metavar="X",
+        help="λ of a ridge method's fit: larger is gentler; the method's default if left out, or chosen with auto.",
+    ),
 ]
 Positions = Annotated[
     str,

@@ -26,12 +26,14 @@ from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.lowering.lower import lower
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import Asked, Fitted, check_together, fit_edits, read_asked, write_own_pairs
+from alignez_bake.pipeline import Asked, Fitted, check_together, read_asked, write_own_pairs
 from alignez_bake.progress import NoProgress
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.report.html.packages import page_wanted
 from alignez_bake.report.html.page_parts import PageParts
 from alignez_bake.safetensors_io.finite import check_finite_tensors
+from alignez_bake.tuning.named_fit import fit_named
+from alignez_bake.tuning.neutral_drift import check_neutral
 from alignez_bake.tuning.offered import TuneSettings, check_settings
 from alignez_bake.tuning.tuned_fit import asked_for_pairs, queries_to_judge, tune_edits
 
@@ -138,6 +140,7 @@ def align(
     strength: Strength = None,
     layers: str | None = None,
     rank: int | None = None,
+    penalty: float | None = None,
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
@@ -178,7 +181,8 @@ def align(
             queries, which make no pairs then.
         strength: the method's own; `auto`: chosen in the same way.
         layers: such as `4-20`; all unless given.
-        rank: of each edit.
+        rank: of each edit; of a choice None: to be chosen, as are layers and penalty.
+        penalty: λ of a method that is a ridge.
         positions: which rows of each forward call to edit: `all`, or the `last` one, as AlignEZ does.
         gated: the method's own gates instead of its linear form.
         top_layers: how many of the layers to edit, those that score best, or `auto`.
@@ -228,6 +232,7 @@ def align(
         strength=strength,
         layers=layers,
         rank=rank,
+        penalty=penalty,
         seed=seed,
         positions=positions,
         gated=gated,
@@ -252,6 +257,7 @@ def align(
     check_finite_tensors(base.tensors, progress=progress)
     lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer, prompt_template)
+    check_neutral(lm, settings.neutral, form, fewest=2 if isinstance(settings, FitSettings) else 1)
     growing, searching = out.with_name(f".{out.name}.pairs.jsonl"), search_file(out)
     with parents_made(out):
         # Not within the next context: a file that is refused here belongs to another run.
@@ -272,7 +278,7 @@ def align(
             )
             tuned: TunedFit | None = None
             if isinstance(settings, FitSettings):
-                fitted = fit_edits(
+                fitted = fit_named(
                     lm,
                     pairs.records,
                     asked.objectives,

@@ -16,9 +16,11 @@ from alignez_bake.fit_settings import FitSettings
 from alignez_bake.hub.download import base_folder
 from alignez_bake.language_model.loading import load_language_model
 from alignez_bake.model_folder import open_model_folder
-from alignez_bake.pipeline import Fitted, check_together, fit_edits
+from alignez_bake.pipeline import Fitted, check_together
 from alignez_bake.progress import NoProgress
 from alignez_bake.tuning.frontier_files import check_frontier_replaceable, remove_frontier, write_frontier
+from alignez_bake.tuning.named_fit import fit_named
+from alignez_bake.tuning.neutral_drift import check_neutral
 from alignez_bake.tuning.offered import TuneSettings, check_settings
 from alignez_bake.tuning.tuned_fit import queries_to_judge, tune_edits
 
@@ -79,6 +81,7 @@ def fit(
     strength: Strength = None,
     layers: str | None = None,
     rank: int | None = None,
+    penalty: float | None = None,
     positions: str = "all",
     gated: bool = False,
     top_layers: int | str | None = None,
@@ -109,7 +112,8 @@ def fit(
             pairs' queries, to which nothing is fitted then.
         strength: the method's own; `auto`: chosen in the same way.
         layers: such as `4-20`; all unless given.
-        rank: of each edit.
+        rank: of each edit; of a choice None: to be chosen, as are layers and penalty.
+        penalty: λ of a method that is a ridge.
         positions: which rows of each forward call the edits change: `all`, or `last`, AlignEZ's own rule.
         gated: the method's own non-linear operators instead of their linear form (alignez_v2).
         top_layers: edit only this many of the layers, those with the smallest CCS loss (alignez_v1, ccs) or the
@@ -147,6 +151,7 @@ def fit(
         strength=strength,
         layers=layers,
         rank=rank,
+        penalty=penalty,
         seed=seed,
         positions=positions,
         gated=gated,
@@ -167,9 +172,10 @@ def fit(
         split = queries_to_judge(queries, weights, seed)
     lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
     form = asked.form_for(lm, prompt_template)
+    check_neutral(lm, settings.neutral, form, fewest=2 if isinstance(settings, FitSettings) else 1)
     progress = progress or NoProgress()
     if isinstance(settings, FitSettings):
-        fitted = fit_edits(
+        fitted = fit_named(
             lm, records, objectives, form, settings, weights=weights, batch_size=batch_size, progress=progress
         )
         with parents_made(out):

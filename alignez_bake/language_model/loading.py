@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.language_model.running_dtype import running_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,7 +126,8 @@ def load_language_model(
 
     Args:
         folder: an opened model folder.
-        dtype: of the weights in memory; the folder's own unless given (what plain `from_pretrained` gives).
+        dtype: of the weights in memory; that of `running_dtype` unless given, which is the folder's own but on CPUs
+            that cannot compute in it.
         device: "cpu", "cuda", "cuda:1", "mps", ...
         trust_remote_code: run the model code that the folder brings along, as the user asked.
 
@@ -138,6 +140,7 @@ def load_language_model(
     """
     _check_transformers(folder)
     tokenizer = tokenizer_of(folder.path, trust_remote_code=trust_remote_code)
+    dtype = running_dtype(folder, device) if dtype is None else dtype
     loaded = load_model(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
     return LanguageModel(loaded.model, tokenizer, folder.architecture, folder, loaded.model.device, loaded.unused_keys)
 
@@ -145,7 +148,10 @@ def load_language_model(
 def load_model(
     folder: ModelFolder, *, dtype: torch.dtype | None = None, device: str = "cpu", trust_remote_code: bool = False
 ) -> LoadedModel:
-    """The model alone, for passes that need no tokenizer; arguments and errors as `load_language_model`."""
+    """The model alone, for passes that need no tokenizer; the folder's own dtype unless one is given.
+
+    Arguments and errors as `load_language_model`.
+    """
     if folder.fp8_blocks is not None:
         raise BadInputError(
             f"{folder.path} holds FP8 weights, which every machine runs otherwise: with its activations rounded to FP8 "

@@ -94,9 +94,10 @@ class ContrastiveDecoding:
         scores_layers: it edits all layers that are given.
         leaves_texts_alone: where there are some.
         needs_last_layer: behind it predictions are read out.
-        default_rank: k, in the last layer and in the head.
+        default_rank: k, in the last layer and in the head; the layers in front have at most `imitation`'s own.
         penalty: λ of `readout_fit` in the last layer.
-        head_penalty: the same of the head; None: the head stays as it is.
+        head_penalty: the same of the head, which is what settings can turn; None: the head stays as it is, and the last
+            layer's λ can be turned.
         plausible: α.
         most_plausible: m.
         most_tokens: fit to an even sample of so many tokens where there are more.
@@ -121,6 +122,11 @@ class ContrastiveDecoding:
     steps: int = 20
     imitation: ResidualRidge = field(default=replace(RESIDUAL_RIDGE, most_tokens=6144))
 
+    @property
+    def default_penalty(self) -> float:
+        """λ of the last fit where none is given."""
+        return self.penalty if self.head_penalty is None else self.head_penalty
+
     def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
         """The MLP's writer in each layer.
 
@@ -141,22 +147,6 @@ class ContrastiveDecoding:
             BadInputError: as `fit_ridge` and `fit_readout`; layers without the model's last one; a model that reads out
                 otherwise than by a norm and a head.
         """
-        strength = self.default_strength if settings.strength is None else settings.strength
-        return self.fit_strengths(capture, architecture, layers, settings, [strength])[0]
-
-    def fit_strengths(
-        self,
-        capture: CaptureFunction,
-        architecture: Architecture,
-        layers: Sequence[int],
-        settings: MethodSettings,
-        strengths: Sequence[float],
-    ) -> list[FitResult]:
-        """What `fit` finds with each of several strengths, from the recordings that one takes.
-
-        Raises:
-            BadInputError: as `fit`.
-        """
         readout = capture.readout()
         *front, last = self.sites(architecture, sorted(layers))
         if last.layer != readout.last_layer:
@@ -164,29 +154,46 @@ class ContrastiveDecoding:
                 f"{self.name} changes what is read out behind layer {readout.last_layer}, the model's last one, and "
                 f"only layers up to {last.layer} may be edited: let --layers end there, or use residual_ridge"
             )
-        imitated = self.imitation.imitated(capture, front, settings)
-        recording = self._recording(capture, last, imitated.edits, settings.seed, readout)
+        head = None if self.head_penalty is None or (readout.tied and not settings.untie) else readout.head
+        imitating = self._imitating(settings)
+        imitated = self.imitation.imitated(capture, front, imitating)
+        recording = capture.once(
+            ("rows", self, last, tuple(front), imitating),
+            lambda: self._recording(capture, last, imitated.edits, settings.seed, readout),
+        )
+        # λ is that of the last fit.
+        of_writer = settings if head is None else replace(settings, penalty=None)
+        aim, fit = capture.once(
+            ("writer", self, last, tuple(front), of_writer), lambda: self._writer(last, recording, readout, of_writer)
+        )
+        found = [_found(last, fit, fit.left, recording, settings)]
+        if head is not None:
+            rows, penalty = recording.behind_norm(readout, fit), settings.penalty or self.default_penalty
+            begin = descent_start(HEAD, head, rows, aim, rank=fit.left.shape[1], penalty=penalty, seed=settings.seed)
+            fit = fit_readout(HEAD, head, rows, aim, begin, penalty=penalty, steps=self.steps)
+            found.append(_found(HEAD, fit, head.times(fit.left), recording, settings))
+        edits, reports = zip(*found, strict=True)
+        notes = (_TIED,) if head is None and self.head_penalty is not None else ()
+        return FitResult((*imitated.edits, *edits), (*imitated.sites, *reports), notes)
+
+    def _imitating(self, settings: MethodSettings) -> MethodSettings:
+        """What the layers in front are told: no more than the imitation's own rank, which more gained nothing there."""
+        small = settings.rank is not None and settings.rank < self.imitation.default_rank
+        return MethodSettings(rank=settings.rank if small else None, seed=settings.seed, objective=settings.objective)
+
+    def _writer(
+        self, last: Site, recording: _Recording, readout: Readout, settings: MethodSettings
+    ) -> tuple[Aim, ReadoutFit]:
+        """The change of the last writer, and what it aims at."""
         rank = settings.rank or min(self.default_rank, *recording.widths)
         if rank > min(recording.widths):
             d_out, d_in = recording.widths
             raise BadInputError(f"{last}: rank {rank} is not possible: its map is {d_out} x {d_in}")
+        strength = self.default_strength if settings.strength is None else settings.strength
+        aim = recording.aim(readout, strength, plausible=self.plausible, most=self.most_plausible)
         start = recording.start(last, rank, self.imitation.penalty, settings.seed)
-        stays = readout.tied and not settings.untie
-        notes = (_TIED,) if stays and self.head_penalty is not None else ()
-        results = []
-        for strength in strengths:
-            aim = recording.aim(readout, strength, plausible=self.plausible, most=self.most_plausible)
-            fit = fit_readout(last, readout, recording.rows, aim, start, penalty=self.penalty, steps=self.steps)
-            found = [_found(last, fit, fit.left, recording, settings)]
-            if self.head_penalty is not None and not stays:
-                head, penalty = readout.head, self.head_penalty
-                rows = recording.behind_norm(readout, fit)
-                begin = descent_start(HEAD, head, rows, aim, rank=rank, penalty=penalty, seed=settings.seed)
-                fit = fit_readout(HEAD, head, rows, aim, begin, penalty=penalty, steps=self.steps)
-                found.append(_found(HEAD, fit, head.times(fit.left), recording, settings))
-            edits, reports = zip(*found, strict=True)
-            results.append(FitResult((*imitated.edits, *edits), (*imitated.sites, *reports), notes))
-        return results
+        penalty = settings.penalty or self.penalty
+        return aim, fit_readout(last, readout, recording.rows, aim, start, penalty=penalty, steps=self.steps)
 
     def _recording(
         self, capture: CaptureFunction, last: Site, edits: Sequence[Edit], seed: int, readout: Readout
@@ -199,15 +206,16 @@ class ContrastiveDecoding:
 
         inputs, edited = spec(last, Reading("plain", "input")), spec(stream, Reading("plain", "output"))
         good, bad = (spec(stream, Reading(persona, "output")) for persona in ("good", "bad"))
-        found = recorded_with(capture, [inputs, edited, good, bad], edits).rows
-        base = found if not edits else capture([edited]).rows
+        # Of the base by itself, so that a capture that remembers has it for every choice of layers.
+        base = capture([edited, good, bad]).rows
+        found = recorded_with(capture, [inputs, edited], edits).rows
 
         def tensor(rows: Rows) -> torch.Tensor:
             if not np.isfinite(rows.values).all():
                 raise BadInputError(f"{last}: activations are not finite: the model's weights or its dtype are broken")
             return torch.tensor(rows.values, dtype=readout.dtype, device=readout.device)
 
-        streams = tuple(tensor(found[each]) for each in (good, bad))
+        streams = tuple(tensor(base[each]) for each in (good, bad))
         divergences = [
             jensen_shannon(*(readout.log_probabilities(each[first : first + _ROWS_AT_A_TIME]) for each in streams))
             for first in range(0, len(streams[0]), _ROWS_AT_A_TIME)

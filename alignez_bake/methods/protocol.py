@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar, runtime_checkable
 
 from alignez_bake.capture.spec import CONTEXTS
 from alignez_bake.errors import BadInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     JsonValue = str | int | float | list[int] | list[float]
 
+T = TypeVar("T")
 TopLayers = int | Literal["auto"]
 """How many layers to edit; `auto`: as many as the method's own rule takes."""
 
@@ -61,6 +63,14 @@ class CaptureFunction(Protocol):
             BadInputError: the model reads out otherwise than by a norm and a head.
         """
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gives; a capture that remembers keeps it, for fits that differ in nothing that `key` says.
+
+        Args:
+            key: all that the result depends on, beside the pairs.
+            make: what is to be called where nothing is kept.
+        """
+
 
 @dataclass(frozen=True)
 class MethodSettings:
@@ -69,6 +79,7 @@ class MethodSettings:
     Attributes:
         strength: the method's own (ridge: γ; alignez_v1, shift: a); None: the method's default.
         rank: columns of each edit; None: the method's default.
+        penalty: λ of the method's ridge; None: the method's default. For methods that are a `ReducedRank`.
         seed: for methods that draw random numbers; the fits of a method that draws none do not depend on it.
         objective: name that the edits carry.
         gated: the method's own non-linear operators instead of their linear form; for methods that have gates.
@@ -80,6 +91,7 @@ class MethodSettings:
 
     strength: float | None = None
     rank: int | None = None
+    penalty: float | None = None
     seed: int = 0
     objective: str | None = None
     gated: bool = False
@@ -90,10 +102,12 @@ class MethodSettings:
         """Refuse what no method can use; what depends on the model's width is checked by the fit.
 
         Raises:
-            BadInputError: a rank or a number of top layers below 1.
+            BadInputError: a rank or a number of top layers below 1; a λ that is no positive number.
         """
         if self.rank is not None and self.rank < 1:
             raise BadInputError(f"rank {self.rank} is not possible: an edit needs a rank of at least 1")
+        if self.penalty is not None and not (math.isfinite(self.penalty) and self.penalty > 0):
+            raise BadInputError(f"penalty {self.penalty:g} is not possible: λ must be a finite number above 0")
         if isinstance(self.top_layers, int) and self.top_layers < 1:
             raise BadInputError(f"top layers {self.top_layers} is not possible: at least 1 layer must be edited")
 
@@ -183,22 +197,16 @@ class Method(Protocol):
 
 
 @runtime_checkable
-class FitsStrengths(Protocol):
-    """A method whose edits of several strengths come from the recordings that one of them takes."""
+class ReducedRank(Protocol):
+    """A method whose edits are penalised fits of a rank: both can be turned."""
 
-    def fit_strengths(
-        self,
-        capture: CaptureFunction,
-        architecture: Architecture,
-        layers: Sequence[int],
-        settings: MethodSettings,
-        strengths: Sequence[float],
-    ) -> list[FitResult]:
-        """What `Method.fit` finds with each strength, whatever strength the settings have.
+    @property
+    def default_rank(self) -> int:
+        """k where none is given; less where a map is narrower."""
 
-        Raises:
-            BadInputError: as `Method.fit`.
-        """
+    @property
+    def default_penalty(self) -> float:
+        """λ where none is given."""
 
 
 @runtime_checkable

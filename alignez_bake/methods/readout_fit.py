@@ -31,7 +31,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.methods.ridge import fit_ridge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -95,12 +95,6 @@ class ReadoutFit(NamedTuple):
     steps: int
 
 
-class _Losses(NamedTuple):
-    total: float
-    aimed: float
-    kept: float
-
-
 def fit_readout(
     site: Site,
     readout: Reads,
@@ -132,24 +126,22 @@ def fit_readout(
     n, d_in = rows.inputs.shape
     per_square = penalty * float(rows.inputs.square().sum()) / d_in / float(rows.stream.square().sum())
 
-    base = _BasePredictions(readout, rows.base_stream)
+    targets = _Targets(readout, rows.base_stream, aim)
 
-    def losses(*, gradients: bool) -> _Losses:
-        aimed = kept = 0.0
+    def predicted(part: slice) -> torch.Tensor:
+        return readout.log_probabilities(rows.stream[part] + (rows.inputs[part] @ (size * right)) @ left.T)
+
+    def loss() -> float:
+        """(1) without what does not depend on C; its gradients are added to those of the factors."""
+        total = 0.0
         for part in _parts(n, readout):
-            stream = rows.stream[part] + (rows.inputs[part] @ (size * right)) @ left.T
-            predicted = readout.log_probabilities(stream)
-            weights = aim.weights[part]
-            one = (weights * _to_aim(aim, part, predicted)).sum()
-            other = ((1.0 - weights) * base.divergences(part, predicted)).sum()
-            if gradients:
-                ((one + other) / n).backward()  # type: ignore[no-untyped-call]
-            aimed, kept = aimed + one.item(), kept + other.item()
+            crossed = targets.cross_entropy(part, predicted(part)) / n
+            crossed.backward()  # type: ignore[no-untyped-call]
+            total += crossed.item()
         # ‖R Lᵀ‖² = tr(RᵀR LᵀL), without the matrix.
-        square = size**2 * ((right.T @ right) * (left.T @ left)).sum()
-        if gradients:
-            (per_square * square).backward()  # type: ignore[no-untyped-call]
-        return _Losses((aimed + kept) / n + per_square * square.item(), aimed, kept)
+        square = per_square * size**2 * ((right.T @ right) * (left.T @ left)).sum()
+        square.backward()  # type: ignore[no-untyped-call]
+        return total + square.item()
 
     optimiser = torch.optim.LBFGS(
         [left, right], max_iter=steps, history_size=_HISTORY, line_search_fn="strong_wolfe", tolerance_change=1e-7
@@ -157,7 +149,7 @@ def fit_readout(
 
     def closure() -> float:
         optimiser.zero_grad()
-        return losses(gradients=True).total
+        return loss()
 
     with torch.no_grad():
         before = sum(
@@ -166,19 +158,12 @@ def fit_readout(
         )
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        after = losses(gradients=False)
-    if not np.isfinite([before, *after]).all():
+        after, kept = targets.divergences(predicted)
+    if not np.isfinite([before, after, kept]).all():
         raise BadInputError(f"{site}: the model's predictions are not finite: its weights or its dtype are broken")
-    total_weight = float(aim.weights.sum())
     taken = optimiser.state[left].get("n_iter", 0)
     ordered = _ordered(left.detach().cpu().double().numpy(), size * right.detach().cpu().double().numpy())
-    return ReadoutFit(
-        *ordered,
-        before=before / total_weight,
-        after=after.aimed / total_weight,
-        kept=after.kept / max(n - total_weight, 1.0),
-        steps=int(taken),
-    )
+    return ReadoutFit(*ordered, before=before / float(aim.weights.sum()), after=after, kept=kept, steps=int(taken))
 
 
 def descent_start(
@@ -220,25 +205,43 @@ def _to_aim(aim: Aim, part: slice, predicted: torch.Tensor) -> torch.Tensor:
     return -crossed - entropy
 
 
-class _BasePredictions:
-    """What the base predicts at all rows: made once where it has room, else anew each time."""
+class _Targets:
+    """What the rows should predict: u_t p*_t + (1 - u_t) p_t. Made once where it has room, else anew each time.
 
-    def __init__(self, readout: Reads, stream: torch.Tensor) -> None:
+    With its entropy, which no change moves, left out, the loss of a row is the cross entropy -Σ_v target_v log q_v.
+    """
+
+    def __init__(self, readout: Reads, base_stream: torch.Tensor, aim: Aim) -> None:
         self._readout = readout
-        self._stream = stream
+        self._base_stream = base_stream
+        self._aim = aim
         self._kept: torch.Tensor | None = None
-        if len(stream) * readout.vocabulary_size <= _CHUNK_VALUES:
+        if len(base_stream) * readout.vocabulary_size <= _CHUNK_VALUES:
             self._kept = self._made(slice(None))
 
-    def divergences(self, part: slice, predicted: torch.Tensor) -> torch.Tensor:
-        """KL(p_t ‖ q_t) in nats [rows of the part]."""
-        base = self._made(part) if self._kept is None else self._kept[part]
-        divergences: torch.Tensor = (base.exp() * (base - predicted)).sum(dim=-1)
-        return divergences
+    def cross_entropy(self, part: slice, predicted: torch.Tensor) -> torch.Tensor:
+        """Summed over the part, in nats."""
+        target = self._made(part) if self._kept is None else self._kept[part]
+        return -torch.dot(target.reshape(-1), predicted.reshape(-1))
 
+    def divergences(self, predicted: Callable[[slice], torch.Tensor]) -> tuple[float, float]:
+        """Σ u_t KL(p*_t ‖ q_t) / Σ u_t and Σ (1 - u_t) KL(p_t ‖ q_t) / Σ (1 - u_t), in nats."""
+        aimed = kept = 0.0
+        for part in _parts(len(self._base_stream), self._readout):
+            found, weights, base = predicted(part), self._aim.weights[part], self._base(part)
+            aimed += (weights * _to_aim(self._aim, part, found)).sum().item()
+            kept += ((1.0 - weights) * (base.exp() * (base - found)).sum(dim=-1)).sum().item()
+        total = float(self._aim.weights.sum())
+        return aimed / total, kept / max(len(self._base_stream) - total, 1.0)
+
+    def _base(self, part: slice) -> torch.Tensor:
+        return self._readout.log_probabilities(self._base_stream[part])
+
+    @torch.no_grad()
     def _made(self, part: slice) -> torch.Tensor:
-        with torch.no_grad():
-            return self._readout.log_probabilities(self._stream[part])
+        weights = self._aim.weights[part][:, None]
+        target = self._base(part).exp_().mul_(1.0 - weights)
+        return target.scatter_add_(-1, self._aim.tokens[part], weights * self._aim.probabilities[part])
 
 
 def _ordered(left: Float64Array, right: Float64Array) -> tuple[Float64Array, Float64Array]:

@@ -10,7 +10,7 @@ from alignez_bake.methods.alignez_v2 import ALIGNEZ_V2
 from alignez_bake.methods.ccs import CCS
 from alignez_bake.methods.contrastive_decoding import CONTRASTIVE_DECODING
 from alignez_bake.methods.mean_difference import MEAN_DIFFERENCE
-from alignez_bake.methods.protocol import ReadsOut
+from alignez_bake.methods.protocol import ReadsOut, ReducedRank
 from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE
 from alignez_bake.methods.ridge import RIDGE
 from alignez_bake.methods.shift import SHIFT
@@ -61,6 +61,11 @@ def check_offered(method: Method, settings: MethodSettings) -> None:
         raise BadInputError(
             f"method {method.name!r} does not score layers, so --top-layers means nothing for it: use it with "
             f"{scoring}, or name the --layers"
+        )
+    if settings.penalty is not None and not isinstance(method, ReducedRank):
+        penalised = ", ".join(name for name, known in METHODS.items() if isinstance(known, ReducedRank))
+        raise BadInputError(
+            f"method {method.name!r} is no penalised fit, so --penalty means nothing for it: use it with {penalised}"
         )
     if settings.untie and not isinstance(method, ReadsOut):
         heads = ", ".join(name for name, known in METHODS.items() if isinstance(known, ReadsOut))

@@ -34,7 +34,7 @@ norm behind it (gemma2, gemma3, olmo2) or a factor (granite) is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from alignez_bake.capture.recorder import MapReading
@@ -93,6 +93,11 @@ class ResidualRidge:
     weight: Weight | None = "disagreement"
     most_tokens: int | None = None
 
+    @property
+    def default_penalty(self) -> float:
+        """λ where none is given."""
+        return self.penalty
+
     def sites(self, architecture: Architecture, layers: Sequence[int]) -> list[Site]:
         """The MLP's writer in each layer.
 
@@ -146,35 +151,23 @@ class ResidualRidge:
             BadInputError: as `fit_ridge`.
         """
         strength = self.default_strength if settings.strength is None else settings.strength
-        return self.fit_strengths(capture, architecture, layers, settings, [strength])[0]
-
-    def fit_strengths(
-        self,
-        capture: CaptureFunction,
-        architecture: Architecture,
-        layers: Sequence[int],
-        settings: MethodSettings,
-        strengths: Sequence[float],
-    ) -> list[FitResult]:
-        """What `fit` finds with each of several strengths, from the recordings that one takes.
-
-        Raises:
-            BadInputError: as `fit_ridge`.
-        """
         *front, last = self.sites(architecture, sorted(layers))
         imitated = self.imitated(capture, front, settings)
-        specs = [self.spec(last, strength, settings.seed) for strength in strengths]
-        statistics = recorded_with(capture, list(dict.fromkeys(specs)), imitated.edits)
-        left_alone = self._left_alone(capture, last, imitated.edits)
-        found = [self._fitted(statistics, spec, settings, left_alone) for spec in specs]
-        return [FitResult((*imitated.edits, edit), (*imitated.sites, report)) for edit, report in found]
+        spec = self.spec(last, strength, settings.seed)
+        statistics = recorded_with(capture, [spec], imitated.edits)
+        edit, report = self._fitted(statistics, spec, settings, self._left_alone(capture, last, imitated.edits))
+        return FitResult((*imitated.edits, edit), (*imitated.sites, report))
 
     def imitated(self, capture: CaptureFunction, sites: Sequence[Site], settings: MethodSettings) -> FitResult:
-        """The edits of s = 1 at sites in order, each fitted with those in front of it in place.
+        """The edits of s = 1 at sites in order, each fitted with those in front of it in place; once for all strengths.
 
         Raises:
             BadInputError: as `fit_ridge`.
         """
+        settings = replace(settings, strength=None)
+        return capture.once((self, tuple(sites), settings), lambda: self._imitated(capture, sites, settings))
+
+    def _imitated(self, capture: CaptureFunction, sites: Sequence[Site], settings: MethodSettings) -> FitResult:
         edits: list[Edit] = []
         reports: list[SiteReport] = []
         for site in sites:
@@ -204,7 +197,7 @@ class ResidualRidge:
             spec,
             settings,
             default_rank=self.default_rank,
-            penalty=self.penalty,
+            penalty=self.default_penalty,
             left_alone=left_alone,
         )
         edit = Edit(spec.site, left=fit.left, right=fit.right, reads="input", objective=settings.objective)

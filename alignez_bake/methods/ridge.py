@@ -161,9 +161,9 @@ def fit_recorded(
     Args:
         statistics: of a capture.
         spec: which of them.
-        settings: rank and seed.
+        settings: rank, λ and seed.
         default_rank: k where none is asked for; less where the map is narrower.
-        penalty: λ.
+        penalty: λ where none is asked for.
         left_alone: rows of Z at tokens at which D is to be 0 [m, d_in]; they count as much as the others. None: none.
 
     Raises:
@@ -174,7 +174,8 @@ def fit_recorded(
     if left_alone is not None:
         recorded = recorded.with_nothing_wanted(left_alone)
     rank = settings.rank or min(default_rank, recorded.d_in, recorded.d_out)
-    fit = fit_ridge(spec.site, recorded, penalty=penalty, rank=rank, seed=settings.seed)
+    chosen = penalty if settings.penalty is None else settings.penalty
+    fit = fit_ridge(spec.site, recorded, penalty=chosen, rank=rank, seed=settings.seed)
     statistics.release()
     return fit, tokens
 
@@ -224,6 +225,11 @@ class Ridge:
                 )
         return [Site(self.kind, layer) for layer in layers]
 
+    @property
+    def default_penalty(self) -> float:
+        """λ where none is given."""
+        return self.penalty
+
     def spec(self, site: Site, seed: int = 0) -> MomentsSpec:
         """What is recorded at a site: ZᵀZ and ZᵀD, or Z and D, with D = good - bad, twice the D of the derivation."""
         return MomentsSpec(
@@ -253,7 +259,9 @@ class Ridge:
         edits = []
         reports = []
         for site, spec in specs.items():
-            fit, tokens = fit_recorded(statistics, spec, settings, default_rank=self.default_rank, penalty=self.penalty)
+            fit, tokens = fit_recorded(
+                statistics, spec, settings, default_rank=self.default_rank, penalty=self.default_penalty
+            )
             edit = Edit(
                 site,
                 left=fit.left,

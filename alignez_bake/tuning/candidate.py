@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
-from alignez_bake.methods.protocol import FitsStrengths
 from alignez_bake.methods.registry import check_offered
 from alignez_bake.progress import NoProgress
 from alignez_bake.tuning.frontier import BASE_NAME
@@ -78,6 +77,7 @@ class Candidate:
         return {
             "strength": strength,
             "rank": self.settings.rank,
+            "penalty": self.settings.penalty,
             "layers": list(self.layers),
             "positions": self.positions,
             "gated": self.settings.gated,
@@ -119,8 +119,6 @@ def plans_of(
 ) -> list[Planned]:
     """Fit every candidate's edits, one objective after the other; each objective reads the unedited base.
 
-    Candidates that differ in strength alone are fitted together where their method can (`FitsStrengths`).
-
     Args:
         candidates: what to fit.
         objectives: to what; with captures that remember (`RememberingCapture`) nothing of the base is recorded twice.
@@ -130,50 +128,23 @@ def plans_of(
     Returns:
         Their plans, in the given order. What a fit refuses as bad input becomes the reason.
     """
-    groups: dict[Candidate, list[int]] = {}
-    for place, candidate in enumerate(candidates):
-        key = replace(candidate, name="any strength", settings=replace(candidate.settings, strength=None))
-        groups.setdefault(key, []).append(place)
-    planned: dict[int, Planned] = {}
+    planned = []
     with (progress or NoProgress()).task("fitting candidates", len(candidates)) as advance:
-        for places in groups.values():
-            group = [candidates[place] for place in places]
-            planned.update(zip(places, _fitted(group, objectives, architecture), strict=True))
-            advance(len(places))
-    return [planned[place] for place in range(len(candidates))]
+        for candidate in candidates:
+            planned.append(_fitted(candidate, objectives, architecture))
+            advance()
+    return planned
 
 
-def _fitted(
-    group: Sequence[Candidate], objectives: Sequence[TunedObjective], architecture: Architecture
-) -> list[Planned]:
-    """The plans of candidates that differ in strength alone."""
-    found: dict[str, list[FitResult]] = {}
+def _fitted(candidate: Candidate, objectives: Sequence[TunedObjective], architecture: Architecture) -> Planned:
+    fits: dict[str, FitResult] = {}
     try:
-        for objective in objectives:
-            name = objective.objective.name
-            found[name] = _fits(group, objective.capture, architecture, name)
+        for each in objectives:
+            settings = replace(candidate.settings, objective=each.objective.name)
+            fits[each.objective.name] = candidate.method.fit(each.capture, architecture, candidate.layers, settings)
     except BadInputError as error:
-        return [Planned(candidate, None, str(error)) for candidate in group]
-    weights = {objective.objective.name: objective.weight for objective in objectives}
-    return [
-        _planned(candidate, {name: fits[place] for name, fits in found.items()}, weights)
-        for place, candidate in enumerate(group)
-    ]
-
-
-def _fits(
-    group: Sequence[Candidate], capture: CaptureFunction, architecture: Architecture, objective: str
-) -> list[FitResult]:
-    first, method = group[0], group[0].method
-    if isinstance(method, FitsStrengths):
-        strengths = [
-            method.default_strength if one.settings.strength is None else one.settings.strength for one in group
-        ]
-        settings = replace(first.settings, objective=objective)
-        return method.fit_strengths(capture, architecture, first.layers, settings, strengths)
-    return [
-        one.method.fit(capture, architecture, one.layers, replace(one.settings, objective=objective)) for one in group
-    ]
+        return Planned(candidate, None, str(error))
+    return _planned(candidate, fits, {each.objective.name: each.weight for each in objectives})
 
 
 def _planned(candidate: Candidate, fits: Mapping[str, FitResult], weights: Mapping[str, float]) -> Planned:

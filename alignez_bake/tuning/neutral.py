@@ -8,17 +8,25 @@ two sentences each, so that a model of any training has read their like. The lon
 from __future__ import annotations
 
 from importlib import resources
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from alignez_bake.errors import BadInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from alignez_bake.prompts.prompt_form import PromptForm
 
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024
 """About a million tokens: every candidate that survives the first round reads all of them."""
+
+
+class NeutralSplit(NamedTuple):
+    """Neutral texts: those that fits see, to leave them alone, and those on which the drift is measured."""
+
+    left_alone: Sequence[str]
+    measured: Sequence[str]
 
 
 def shipped_neutral_texts() -> list[str]:
@@ -65,3 +73,25 @@ def read_neutral_texts(path: Path, form: PromptForm) -> list[str]:
         if len(form.text_ids(line)) < 2:
             raise BadInputError(f"{path}, line {number} is a single token, which leaves nothing to predict: {line!r}")
     return [line for _, line in lines]
+
+
+def split_neutral(path: Path | None, form: PromptForm, *, seen: bool) -> NeutralSplit:
+    """The user's own texts by turns, so that none is measured on that was fitted to; shipped ones only measure.
+
+    The shipped ones are of no kind that the user asked to keep, and to see them costs where the base cannot read them
+    (docs/decisions/variants.md).
+
+    Args:
+        path: the user's file; None: the shipped ones.
+        form: how texts become tokens.
+        seen: whether a method leaves texts alone that it sees.
+
+    Raises:
+        BadInputError: as `read_neutral_texts`.
+    """
+    if path is None:
+        return NeutralSplit((), shipped_neutral_texts())
+    texts = read_neutral_texts(path, form)
+    if len(texts) < 2 or not seen:
+        return NeutralSplit((), texts)
+    return NeutralSplit(texts[::2], texts[1::2])

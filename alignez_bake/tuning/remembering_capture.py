@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from alignez_bake.capture.spec import CONTEXTS, MomentsSpec, RowsSpec
 from alignez_bake.capture.statistics import ActivationStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from alignez_bake.edit_plan import EditPlan
     from alignez_bake.language_model.readout import Readout
     from alignez_bake.methods.protocol import CaptureFunction
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +39,15 @@ class RememberingCapture:
     """A capture that keeps what it has recorded without edits, by spec; with edits it passes on and keeps nothing.
 
     A spec names its statistics completely, so what is remembered is what would be recorded again. Memory: all
-    statistics that were ever asked for, until the object goes: see `Rows` and `Moments` for how much that is.
+    statistics that were ever asked for, until the object goes: see `Rows` and `Moments` for how much that is; and what
+    methods keep by `once`, of contrastive decoding the rows of the last layer for each choice of layers.
     """
 
     def __init__(self, capture: CaptureFunction) -> None:
         """Record by `capture`, over one set of pairs."""
         self._capture = capture
         self._recorded: dict[CaptureSpec, ActivationStatistics] = {}
+        self._made: dict[Hashable, object] = {}
 
     def left_alone(
         self, readings: Sequence[MapReading], plan_so_far: EditPlan | None = None
@@ -54,6 +58,12 @@ class RememberingCapture:
     def readout(self) -> Readout:
         """As the capture that it wraps."""
         return self._capture.readout()
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` gave first for an equal key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return cast("T", self._made[key])
 
     def __call__(
         self,

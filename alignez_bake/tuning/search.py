@@ -1,19 +1,24 @@
 """Successive halving over candidates, and the choice among those that are left.
 
-Each round gives every candidate that is left more answers and keeps the best third by self-judged rate, at least
-three. All candidates answer the same queries with the same random numbers, and the answers of a round begin with
-those of the round before, so that none is made twice. The base takes part to the end as the candidate without edits.
+The first round gives every candidate a few answers. Then the best of them within the budget gets others beside it,
+which differ from it in a setting and answer as much: coarse to fine. After this, and after every further round,
+which gives those that are left more answers, the better half by self-judged rate is kept, at least two, of equal ones
+the gentler. All answer the same queries with the same random numbers, and the answers of a round begin with those of
+the round before, so that none is made twice. The base takes part to the end as the candidate without edits.
 
 After the first round the drift on neutral texts is measured, best rate first, until enough candidates are found that
-keep within the budget. So a candidate that is above it never takes the place of one that is not.
+keep within the budget: one to look beside, then all that are kept. So a candidate that is above it never takes the
+place of one that is not.
 
 The last choice, among the candidates of the last round:
 
     1. With b the best rate and d_i the paired differences b - c over answers i, a candidate c is as good as the best
        if mean(d) is at most one standard error of mean(d), clustered by query.
     2. Of those whose gain over the base is above 0 at 95 %, the gentlest is chosen, which is the one with the least
-       drift. The interval of the gain is paired, over queries, and holds for all candidates that began at once, since
-       of many that do nothing one is lucky: without that, of 16 such ones some would be chosen in every sixth search.
+       drift. Drifts that differ by less than a tenth of the budget count as equal, as so small a part of what is
+       allowed is no reason, and of equal ones the better rated is chosen. The interval of the gain is paired, over
+       queries, and holds for all candidates at once, since of many that do nothing one is lucky: without that, of 16
+       such ones some would be chosen in every sixth search.
     3. If there is none, nothing is chosen, and the result says so.
 
 The rule of one standard error (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3) keeps noise
@@ -26,6 +31,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -45,12 +51,17 @@ if TYPE_CHECKING:
     from alignez_bake.tuning.candidate import Candidate, Planned
     from alignez_bake.tuning.state import TuningState
 
-ROUNDS: Final = (24, 60, 120)
-"""A search over five candidates then takes less than twice what its pairs and their activations take. A rate of 0.9 has
-a standard error of 0.027 in the last choice; a paired difference of two such rates often less."""
-_KEPT_SHARE: Final = 3
-_FEWEST_KEPT: Final = 3
+ROUNDS: Final = (24, 48, 96)
+"""The default search then takes less than twice what its pairs and their activations take. A rate of 0.9 has
+a standard error of 0.03 in the last choice; a paired difference of two such rates often less."""
+_FEWEST_KEPT: Final = 2
+_SAME_DRIFT: Final = 0.1
 _NO_EDITS: Final = EditPlan(())
+
+
+def round_name(number: int) -> str:
+    """The task that progress is told of, of a round from 1 on."""
+    return f"tuning, round {number}"
 
 
 class AnswerValues(Protocol):
@@ -127,6 +138,7 @@ def search(
     settings: SearchSettings,
     state: TuningState,
     *,
+    beside: Callable[[Candidate], Sequence[Planned]],
     floors: Mapping[str, float],
     progress: Progress,
 ) -> TuningResult:
@@ -138,6 +150,7 @@ def search(
         drift: KL(base || edited) on neutral texts, in nats per token; may be NaN.
         settings: of the search.
         state: what is measured goes through it, so that an interrupted search goes on.
+        beside: finer candidates, of the best one after the first round.
         floors: for the result.
         progress: counts answers of each round, and candidates whose drift is measured.
 
@@ -148,14 +161,20 @@ def search(
     entrants = [_Standing(each.candidate, each.plan, each.reason) for each in planned]
     left = [entrant for entrant in entrants if entrant.plan is not None]
     for number, last in enumerate(settings.rounds, start=1):
-        _answer(
-            [base, *left],
-            last,
-            answer_values=answer_values,
-            state=state,
-            progress=progress,
-            description=f"tuning, round {number}",
-        )
+
+        def answered(standings: Sequence[_Standing], description: str, last: int = last) -> None:
+            _answer(
+                standings, last, answer_values=answer_values, state=state, progress=progress, description=description
+            )
+
+        answered([base, *left], round_name(number))
+        if number == 1 and (best := _best_allowed(left, drift, settings, state)) is not None:
+            assert best.candidate is not None
+            finer = [_Standing(each.candidate, each.plan, each.reason) for each in beside(best.candidate)]
+            entrants += finer
+            more = [entrant for entrant in finer if entrant.plan is not None]
+            answered(more, "tuning, finer settings")
+            left += more
         if number < len(settings.rounds) or number == 1:
             left = _kept(left, drift, settings, state, progress, final=number == len(settings.rounds))
     choice = _choose(base, left, settings, among=sum(entrant.plan is not None for entrant in entrants))
@@ -180,6 +199,8 @@ def _answer(
     description: str,
 ) -> None:
     """Bring every standing to `last` answers."""
+    if not standings:
+        return
     first = len(standings[0].values)
     answers = range(first, last)
     with progress.task(description, len(standings) * len(answers)) as advance:
@@ -193,6 +214,17 @@ def _answer(
             advance(len(answers))
 
 
+def _best_allowed(
+    left: Sequence[_Standing], drift: Callable[[EditPlan], float], settings: SearchSettings, state: TuningState
+) -> _Standing | None:
+    """The best of those within the budget; if none is, the gentlest: something beside it may be."""
+    for standing in sorted(left, key=_rate_of, reverse=True):
+        if _over_budget(standing, drift, settings.kl_budget, state) is None:
+            return standing
+    measured = [standing for standing in left if standing.kl is not None]
+    return min(measured, key=_drift_of, default=None)
+
+
 def _kept(
     left: Sequence[_Standing],
     drift: Callable[[EditPlan], float],
@@ -202,26 +234,29 @@ def _kept(
     *,
     final: bool,
 ) -> list[_Standing]:
-    """The best third, all within the budget; of the others it is noted why they are out. After the last round: all."""
-    most = len(left) if final else max(math.ceil(len(left) / _KEPT_SHARE), _FEWEST_KEPT)
+    """The better half, all within the budget; of the others it is noted why they are out. After the last round: all."""
+    most = len(left) if final else max(math.ceil(len(left) / 2), _FEWEST_KEPT)
     kept: list[_Standing] = []
     with progress.task("measuring drift", len(left)) as advance:
-        for standing in sorted(left, key=_best_first):
-            if len(kept) == most:
-                standing.out = (
-                    f"its rate of {standing.rate:.3f} after {len(standing.values)} answers is not among the best {most}"
-                )
+        for rate, equal in groupby(sorted(left, key=_rate_of, reverse=True), key=_rate_of):
+            tied = list(equal)
+            if len(kept) < most:
+                for standing in tied:
+                    standing.out = _over_budget(standing, drift, settings.kl_budget, state)
+                allowed = sorted((one for one in tied if one.out is None), key=_drift_of)
             else:
-                standing.out = _over_budget(standing, drift, settings.kl_budget, state)
-                if standing.out is None:
-                    kept.append(standing)
-            advance()
+                allowed = tied
+            room = most - len(kept)
+            kept += allowed[:room]
+            why = "is shared by gentler ones among the" if room else "is not among the"
+            for standing in allowed[room:]:
+                standing.out = f"its rate of {rate:.3f} after {len(standing.values)} answers {why} best {most}"
+            advance(len(tied))
     return kept
 
 
-def _best_first(standing: _Standing) -> tuple[float, float]:
-    """By rate; of equal ones the gentler first, where that is known."""
-    return -standing.rate, 0.0 if standing.kl is None else standing.kl
+def _rate_of(standing: _Standing) -> float:
+    return standing.rate
 
 
 def _over_budget(
@@ -243,17 +278,20 @@ def _choose(base: _Standing, finalists: Sequence[_Standing], settings: SearchSet
     if not finalists:
         return _Choice(None, f"no candidate gave edits within the KL budget of {settings.kl_budget:g}", None)
     best = max(finalists, key=lambda standing: (standing.rate, -_drift_of(standing)))
-    as_good = sorted((one for one in finalists if _as_good(one, best, settings.queries)), key=_drift_of)
     answers = f"{len(base.values)} answers"
-    for standing in as_good:
-        gain = _gain(standing, base, settings, among)
-        if gain.low > 0:
-            reason = (
-                f"{standing.name} is judged good at {standing.rate:.3f} of {answers}, the base at {base.rate:.3f}; of "
-                f"the {len(as_good)} within one standard error of the best ({best.name}, {best.rate:.3f}) that are "
-                f"better than the base it is the gentlest, with a KL of {_drift_of(standing):.4f} nats per token"
-            )
-            return _Choice(standing.name, reason, gain)
+    as_good = [one for one in finalists if _as_good(one, best, settings.queries)]
+    gains = {one.name: gain for one in as_good if (gain := _gain(one, base, settings, among)).low > 0}
+    if better := [one for one in as_good if one.name in gains]:
+        least = min(map(_drift_of, better))
+        gentle = [one for one in better if _drift_of(one) <= least + _SAME_DRIFT * settings.kl_budget]
+        chosen = max(gentle, key=lambda one: (one.rate, -_drift_of(one)))
+        of_these = "the gentlest" if _drift_of(chosen) == least else "the best of those that are about as gentle as any"
+        reason = (
+            f"{chosen.name} is judged good at {chosen.rate:.3f} of {answers}, the base at {base.rate:.3f}; of the "
+            f"{len(as_good)} within one standard error of the best ({best.name}, {best.rate:.3f}) that are better than "
+            f"the base it is {of_these}, with a KL of {_drift_of(chosen):.4f} nats per token"
+        )
+        return _Choice(chosen.name, reason, gains[chosen.name])
     gain = _gain(best, base, settings, among)
     reason = (
         f"the best candidate, {best.name}, is judged good at {best.rate:.3f} of {answers}, the base at "

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from alignez_bake.errors import BadInputError, CheckFailedError
 from alignez_bake.fit_settings import FitSettings
 from alignez_bake.methods.protocol import LeavesAlone
 from alignez_bake.pipeline import Fitted, check_together, read_pairs_of, with_interference, with_origin
 from alignez_bake.tuning.candidate import TunedObjective
-from alignez_bake.tuning.neutral import read_neutral_texts, shipped_neutral_texts
+from alignez_bake.tuning.neutral import split_neutral
 from alignez_bake.tuning.self_judge import SelfJudge
 from alignez_bake.tuning.tuner import ANSWER_TOKENS, split_queries, tune
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from alignez_bake.prompts.queries import Query
     from alignez_bake.tuning.candidate import Candidate
     from alignez_bake.tuning.frontier import TuningResult
+    from alignez_bake.tuning.neutral import NeutralSplit
     from alignez_bake.tuning.offered import TuneSettings
     from alignez_bake.tuning.tuner import SplitQueries
 
@@ -119,7 +120,7 @@ def tune_edits(
         BadInputError: as `pipeline.fit_edits` and `tuner.tune`.
     """
     check_together(objectives, weights, joint=settings.joint)
-    neutral = _neutral(settings, form)
+    neutral = split_neutral(settings.neutral, form, seen=any(map(_leaves_alone, settings.candidates)))
     readings = read_pairs_of(
         lm,
         records,
@@ -136,6 +137,7 @@ def tune_edits(
         settings.candidates,
         held_out,
         form,
+        finer=settings.finer,
         neutral_texts=neutral.measured,
         pairs_sha256=_sha256(records, neutral.left_alone),
         seed=settings.seed,
@@ -149,7 +151,7 @@ def tune_edits(
         planned.candidate.name: with_origin(
             lm,
             Fitted(
-                planned.plan, readings.filters, planned.sites, (*planned.notes, *neutral.notes_of(planned.candidate))
+                planned.plan, readings.filters, planned.sites, (*planned.notes, *_notes_of(planned.candidate, neutral))
             ),
             objectives,
             form,
@@ -166,32 +168,16 @@ def tune_edits(
     return TunedFit(found.result, replace(best, plan=replace(best.plan, provenance=provenance)), frontier)
 
 
-class _Neutral(NamedTuple):
-    """Neutral texts: those that fits see, to leave them alone, and those on which the drift is measured."""
-
-    left_alone: Sequence[str]
-    measured: Sequence[str]
-
-    def notes_of(self, candidate: Candidate) -> tuple[str, ...]:
-        """What must stand beside the edits of a candidate."""
-        if not (self.left_alone and isinstance(candidate.method, LeavesAlone)):
-            return ()
-        seen, others = len(self.left_alone), len(self.measured)
-        return (f"the fits saw {seen} neutral texts, to leave them alone; the drift is that on the other {others}",)
+def _leaves_alone(candidate: Candidate) -> bool:
+    return isinstance(candidate.method, LeavesAlone)
 
 
-def _neutral(settings: TuneSettings, form: PromptForm) -> _Neutral:
-    """The user's own texts by turns, so that none is measured on that was fitted to; shipped ones only measure.
-
-    The shipped ones are of no kind that the user asked to keep, and to see them costs where the base cannot read them
-    (docs/decisions/variants.md).
-    """
-    if settings.neutral is None:
-        return _Neutral((), shipped_neutral_texts())
-    texts = read_neutral_texts(settings.neutral, form)
-    if len(texts) < 2 or not any(isinstance(candidate.method, LeavesAlone) for candidate in settings.candidates):
-        return _Neutral((), texts)
-    return _Neutral(texts[::2], texts[1::2])
+def _notes_of(candidate: Candidate, neutral: NeutralSplit) -> tuple[str, ...]:
+    """What must stand beside the edits of a candidate."""
+    if not (neutral.left_alone and _leaves_alone(candidate)):
+        return ()
+    seen, others = len(neutral.left_alone), len(neutral.measured)
+    return (f"the fits saw {seen} neutral texts, to leave them alone; the drift is that on the other {others}",)
 
 
 def _settings_of(candidate: Candidate, *, joint: bool) -> FitSettings:
@@ -208,6 +194,7 @@ def _settings_of(candidate: Candidate, *, joint: bool) -> FitSettings:
         top_layers=settings.top_layers,
         joint=joint,
         untie=settings.untie,
+        penalty=settings.penalty,
     )
 
 

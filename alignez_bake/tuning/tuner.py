@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from alignez_bake.prompts.prompt_form import PromptForm
     from alignez_bake.prompts.queries import Query
     from alignez_bake.tuning.candidate import Candidate, Planned, TunedObjective
+    from alignez_bake.tuning.finer import FinerRungs
     from alignez_bake.tuning.frontier import TuningResult
     from alignez_bake.tuning.state import TuningState
 
@@ -49,7 +50,7 @@ class Tuned(NamedTuple):
 
     Attributes:
         result: every candidate with what was found of it.
-        planned: the candidates with their plans, in the given order.
+        planned: the candidates with their plans, in the given order, then the finer ones.
     """
 
     result: TuningResult
@@ -100,6 +101,7 @@ def tune(
     held_out: Sequence[Query],
     prompt_form: PromptForm,
     *,
+    finer: FinerRungs | None = None,
     neutral_texts: Sequence[str],
     pairs_sha256: str,
     seed: int,
@@ -126,6 +128,7 @@ def tune(
         candidates: with names of their own; list gentle ones first.
         held_out: queries that made no pairs, at least 8.
         prompt_form: how queries become tokens.
+        finer: what is tried beside the best candidate of the first round; None: nothing.
         neutral_texts: what an edit should leave alone.
         pairs_sha256: of the pairs that the captures read, so that a file of another search is known.
         seed: of all samples.
@@ -178,12 +181,21 @@ def tune(
             {"name": candidate.name, "method": candidate.method.name, "settings": candidate.settings_json}
             for candidate in candidates
         ],
+        "finer": None if finer is None else finer.as_json(),
     }
     with tuning_state(state_path, identity) as state:
         if kl_budget is None:
             settings = replace(settings, kl_budget=BUDGET_SHARE * _base_loss(drift, state))
         remembered = [replace(objective, capture=RememberingCapture(objective.capture)) for objective in objectives]
         planned = plans_of(candidates, remembered, lm.architecture, progress)
+
+        def beside(best: Candidate) -> list[Planned]:
+            names = {each.candidate.name for each in planned}
+            more = [one for one in ([] if finer is None else finer.beside(best)) if one.name not in names]
+            found = plans_of(more, remembered, lm.architecture, progress)
+            planned.extend(found)
+            return found
+
         panel = JudgePanel(
             tuple(
                 FlooredJudge(
@@ -195,13 +207,14 @@ def tune(
             )
         )
         result = search(
-            planned,
+            tuple(planned),
             JudgedSampling(
                 lm, queries, prompt_form, panel, derived_seed(seed, "tuning answers"), batch_size, max_new_tokens
             ),
             drift,
             settings,
             state,
+            beside=beside,
             floors={floored.judge.objective.name: floored.floor for floored in panel.judges},
             progress=progress,
         )

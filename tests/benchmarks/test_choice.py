@@ -34,7 +34,9 @@ def test_it_measures_every_candidate_and_goes_on_where_it_stopped(larger, tmp_pa
     assert {model["answers"] for model in run["models"].values()} == {6}
     assert run["models"]["ridge-2"]["kl"] > 0
     assert run["models"]["base"]["kl"] == 0
-    assert len(run["tuning"]["points"]) == 1 + sum(len(strengths) for _, strengths in LADDER)
+    points = {point["candidate"] for point in run["tuning"]["points"]}
+    assert {f"{rung.method}-{strength:g}" for rung in LADDER for strength in rung.first} < points
+    assert all(seconds > 0 for seconds in run["cpu_seconds"].values())
     assert f"| museum llama, 0 | {100 * run['models']['base']['good'] / 6:.1f} |" in printed
     assert "python -m benchmarks.choice" in printed
 
@@ -54,7 +56,7 @@ def planted(seed, chosen, good):
         "seed": seed,
         "chosen": chosen,
         "tuning": {"points": [point]},
-        "cpu_seconds": {"pairs": 4.0, "recording, fits and search": 8.0},
+        "cpu_seconds": {"pairs": 4.0, "capture": 2.0, "tuning": 9.0},
         "models": {name: model(count) for name, count in counts.items()},
         "halves": {"best of grid": "ridge-2", "gap": {"best of grid": 71.0}},
     }
@@ -64,5 +66,5 @@ def test_tables_of_planted_runs():
     text = "\n".join(choice_tables([planted(0, "ridge-2", 70), planted(1, None, 80)]))
     assert "| w, 0 | 50.0 | 80.0 | 90.0 | ridge-2 | 70.0 | 50.0 | 75.0 |" in text
     assert "| w, 1 | 50.0 | 80.0 | 90.0 | nothing | - | - | - |" in text
-    assert "-, 71.0 (ridge-2)" in text
+    assert "-, 71.0 (ridge-2) | 4.0, 2.0, 9.0 | 1.50 |" in text
     assert "| ridge-2 | 62.5 (50.0 to 75.0) |" in text

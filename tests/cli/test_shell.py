@@ -88,7 +88,7 @@ def test_bad_usage_is_one_line_and_status_2(arguments, message, cli, tmp_path, m
         (("--method", "auto", "--kl-budget", "nan"), "--kl-budget nan must be a number of nats per token above 0"),
         (("--method", "auto", "--neutral", "nowhere.txt"), "no such file of neutral texts: nowhere.txt"),
         (("--kl-budget", "0.1"), "--kl-budget 0.1 belongs to the choice of an edit"),
-        (("--neutral", "nowhere.txt"), "--neutral nowhere.txt belongs to the choice of an edit"),
+        (("--neutral", "nowhere.txt"), "no such file of neutral texts: nowhere.txt"),
         (("--method", "svd"), "method 'svd' is unknown"),
         (("--method", "ccs", "--top-layers", "most"), "top layers 'most' is neither a number of layers nor auto"),
         (("--strength", "auto"), "12 queries are too few to choose an edit: 16 are needed"),

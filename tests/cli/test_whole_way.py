@@ -109,6 +109,17 @@ def test_every_method_fits_the_pairs(method, aligned, cli, cli_base, tmp_path):
     assert cli("inspect", edits, "--json").json["edits"][0]["site"].endswith(".1")
 
 
+def test_a_larger_penalty_makes_a_gentler_edit(aligned, cli, cli_base, tmp_path):
+    arguments = ("fit", "--model", cli_base, "--pairs", aligned[0] / "alignez" / "pairs.jsonl", "--method", "ridge")
+    norms = []
+    for penalty in ("0.001", "10"):
+        ran = cli(*arguments, "--penalty", penalty, "--out", tmp_path / f"{penalty}.safetensors", "--json")
+        assert ran.status == 0, ran.errors
+        assert ran.json["provenance"]["settings"]["penalty"] == float(penalty)
+        norms.append([site["edit_norm"] for site in ran.json["provenance"]["sites"]["helpful"]])
+    assert all(tight < 0.5 * loose for loose, tight in zip(*norms, strict=True))
+
+
 def test_a_dry_run_writes_nothing(cli, whole_way, tmp_path, cli_base):
     with nothing_written(tmp_path, cli_base):
         ran = cli(*whole_way, "--out", tmp_path / "new" / "out", "--dry-run", "--json")

@@ -42,7 +42,9 @@ def chosen(queries, tmp_path_factory):
 def test_the_choice_stands_in_the_result(chosen):
     result = json.loads(json.dumps(chosen.to_json()))
     tuning = TuningResult.from_json(result["tuning"], "result")
-    assert [point.candidate for point in tuning.points] == ["base", *RUNGS]
+    *points, looser = [point.candidate for point in tuning.points]
+    assert points == ["base", *RUNGS]
+    assert looser in {f"{name}-rank16-penalty0.003" for name in RUNGS}
     assert tuning.queries == 8
     assert tuning.gain.low > 0.05
     assert result["fit"]["provenance"]["tuning"] == result["tuning"]
@@ -73,7 +75,7 @@ def test_another_point_is_baked_without_a_fit(chosen, tmp_path):
     result = bake(DEMO / "base", out, tmp_path / "other", point=other)
     assert result.verdict == "passed"
     plan = read_edits(tmp_path / "other" / "alignez" / "edits.safetensors")
-    strength = float(other.removeprefix("ridge-"))
+    strength = float(other.split("-")[1])
     assert {edit.strength for edit in plan.edits} == {strength}
     assert plan.provenance["settings"]["strength"] == strength
     best = read_edits(out / "alignez" / "edits.safetensors")
@@ -195,7 +197,9 @@ def test_a_search_of_another_run_is_left_alone(save_tiny, tmp_path):
 def test_a_dry_run_lists_the_candidates(save_tiny, tmp_path):
     base = save_tiny("llama", tmp_path / "base")
     result = align(base, tmp_path / "out", dry_run=True)
-    assert result.to_json()["plan"]["method"]["candidates"][-1] == "ridge-3"
+    method = result.to_json()["plan"]["method"]
+    assert method["candidates"] == ["contrastive_decoding-1.5", "ridge-2"]
+    assert method["finer"]["strengths"]["ridge"] == [2.0, 1.0, 3.0]
     assert result.to_json()["dry_run"] is True
     assert set(result.plan.sites) == {"mlp_write.0", "mlp_write.1", "attn_write.0", "attn_write.1"}
     assert align_tables(result)

@@ -64,9 +64,12 @@ def test_an_architecture_that_needs_a_newer_transformers_is_refused(tiny_folder,
 
 
 def test_dtype_is_the_stored_one_unless_given(save_tiny, tmp_path):
+    """Of language models see `test_running_dtype`."""
     save_tiny("llama", tmp_path / "m", dtype=torch.bfloat16)
-    assert load(tmp_path / "m").model.dtype == torch.bfloat16
-    assert load(tmp_path / "m", dtype=torch.float32).model.dtype == torch.float32
+    folder = open_model_folder(tmp_path / "m")
+    assert load_model(folder).model.dtype == torch.bfloat16
+    for loader in (load_language_model, load_model):
+        assert loader(folder, dtype=torch.float64).model.dtype == torch.float64
 
 
 def test_a_missing_tensor_is_named(folder):

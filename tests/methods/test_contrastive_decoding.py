@@ -21,6 +21,7 @@ from alignez_bake.methods.protocol import MethodSettings
 from alignez_bake.methods.readout_fit import Aim, ReadoutRows, descent_start
 from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE
 from alignez_bake.site import Site
+from alignez_bake.tuning.remembering_capture import RememberingCapture
 
 LAST = Site("residual", 1)
 METHOD = replace(CONTRASTIVE_DECODING, penalty=1e-4, steps=60, head_penalty=None)
@@ -113,8 +114,16 @@ def test_strengths_share_their_recordings(pairs, tiny_lm64):
             recorded.append(len(specs))
             return capture(specs, plan, edited=edited)
 
-    found = METHOD.fit_strengths(Counted(), lm.architecture, (0, 1), MethodSettings(), [1.0, 3.0])
-    assert recorded == [1, 4, 1]
+    remembering = RememberingCapture(Counted())
+    found = [
+        METHOD.fit(remembering, lm.architecture, (0, 1), MethodSettings(strength=strength)) for strength in (1.0, 3.0)
+    ]
+    assert recorded == [1, 3, 2]
+    METHOD.fit(remembering, lm.architecture, (0, 1), MethodSettings(rank=7, penalty=0.5))
+    assert recorded == [1, 3, 2]
+    METHOD.fit(remembering, lm.architecture, (0, 1), MethodSettings(rank=2))
+    METHOD.fit(remembering, lm.architecture, (1,), MethodSettings())
+    assert recorded == [1, 3, 2, 2, 1]  # what is read of the base is remembered by itself
     for strength, result in zip((1.0, 3.0), found, strict=True):
         np.testing.assert_array_equal(result.edits[1].right, fitted(lm, pairs, strength=strength).edits[1].right)
     assert not np.allclose(found[0].edits[1].right, found[1].edits[1].right, rtol=0.1)
@@ -202,6 +211,22 @@ def test_the_heads_penalty_bounds_its_change(pairs, tiny_lm64):
     assert tight["kept"] < loose["kept"]
     assert tight["edit_norm"] < 0.5 * loose["edit_norm"]
     assert loose["divergence_after"] < tight["divergence_after"] <= tight["divergence_before"]
+
+
+@pytest.mark.parametrize(("method", "field"), [(METHOD, "penalty"), (WITH_HEAD, "head_penalty")])
+def test_the_penalty_that_is_asked_for_is_that_of_the_last_fit(pairs, tiny_lm64, method, field):
+    lm = tiny_lm64("llama")
+    asked, own = fitted(lm, pairs, method, penalty=0.7), fitted(lm, pairs, replace(method, **{field: 0.7}))
+    assert method.default_penalty == getattr(method, field)
+    for ours, theirs in zip(asked.edits, own.edits, strict=True):
+        np.testing.assert_array_equal(ours.right, theirs.right)
+    assert not np.allclose(asked.edits[-1].right, fitted(lm, pairs, method).edits[-1].right, rtol=0.1)
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(2, [2, 2, 2]), (9, [4, 9, 9]), (None, [4, 16, 16])])
+def test_a_rank_above_the_imitations_own_is_for_the_last_layer_and_the_head(pairs, tiny_lm64, rank, ranks):
+    found = fitted(tiny_lm64("llama"), pairs, replace(WITH_HEAD, steps=2), rank=rank)
+    assert [edit.rank for edit in found.edits] == ranks
 
 
 def test_a_tied_head_stays_and_that_is_said(pairs, tiny_lm64):

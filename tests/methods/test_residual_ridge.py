@@ -15,6 +15,7 @@ from alignez_bake.errors import BadInputError
 from alignez_bake.methods.protocol import MethodSettings
 from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE
 from alignez_bake.site import Site
+from alignez_bake.tuning.remembering_capture import RememberingCapture
 
 # Where the edits of a tiny model with random weights can do what they are asked: all directions, hardly a penalty.
 EXACT = replace(RESIDUAL_RIDGE, penalty=1e-9, weight=None)
@@ -73,23 +74,26 @@ def test_the_personas_are_read_from_the_base(lm, pairs):
         calls.append((None if plan is None else len(plan.edits), tuple(edited)))
         return capture(specs, plan, edited=edited)
 
-    noted.left_alone = capture.left_alone
+    noted.left_alone, noted.once = capture.left_alone, capture.once
     EXACT.fit(noted, lm.architecture, (1, 0), MethodSettings(rank=2))
     assert calls == [(None, ("plain",)), (1, ("plain",))]
 
 
-def test_one_set_of_recordings_gives_the_edits_of_every_strength(lm, pairs):
+def test_the_layers_in_front_are_recorded_once_for_all_strengths(lm, pairs):
     calls = []
     capture = Capture(lm, pairs)
 
-    def counted(specs, plan=None, *, edited):
+    def counted(specs, plan=None, *, edited=("plain", "good", "bad")):
         calls.append(len(specs))
         return capture(specs, plan, edited=edited)
 
     counted.left_alone = capture.left_alone
-    settings = MethodSettings(rank=3)
-    several = EXACT.fit_strengths(counted, lm.architecture, (0, 1), settings, [1.0, 1.5, 1.0])
-    assert calls == [1, 2]
+    remembering = RememberingCapture(counted)
+    several = [
+        EXACT.fit(remembering, lm.architecture, (0, 1), MethodSettings(rank=3, strength=strength))
+        for strength in (1.0, 1.5, 1.0)
+    ]
+    assert calls == [1, 1, 1, 1]
     for strength, found in zip((1.0, 1.5, 1.0), several, strict=True):
         alone = fitted(lm, pairs, rank=3, strength=strength)
         for one, other in zip(found.edits, alone.edits, strict=True):

@@ -50,7 +50,7 @@ class World:
         self.measured.append(plan.edits[0].strength)
         return self.drifts[plan.edits[0].strength]
 
-    def search(self, path=None, *, kl_budget=0.1, rounds=(32, 96, 300)):
+    def search(self, path=None, *, kl_budget=0.1, rounds=(32, 96, 300), beside=lambda _best: ()):
         with tuning_state(path, {"seed": 0}) as state:
             return search(
                 self.planned,
@@ -58,6 +58,7 @@ class World:
                 self.drift,
                 SearchSettings(QUERIES, kl_budget, 0, rounds),
                 state,
+                beside=beside,
                 floors={"helpful": -1.0},
                 progress=NoProgress(),
             )

@@ -10,6 +10,7 @@ from alignez_bake.methods.residual_ridge import RESIDUAL_RIDGE
 from alignez_bake.methods.ridge import RIDGE
 from alignez_bake.prompts.objective import Objective
 from alignez_bake.tuning.candidate import Candidate, TunedObjective, plans_of
+from alignez_bake.tuning.remembering_capture import RememberingCapture
 
 RIDGE_2 = Candidate("ridge 2", RIDGE, MethodSettings(strength=2.0), (0, 1))
 
@@ -50,22 +51,22 @@ def test_a_method_that_finds_nothing(demo_lm, demo_objective):
     assert planned.reason == "method 'nothing' found nothing to edit in any layer"
 
 
-def test_strengths_of_one_method_are_fitted_together(demo_lm, demo_objective):
-    """The residual ridge records once a layer, however many strengths there are; the order is the caller's."""
+def test_strengths_of_one_method_share_their_recordings(demo_lm, demo_objective):
+    """The residual ridge records the layers in front once, however many strengths there are."""
     recorded = []
 
-    def counted(specs, plan=None, *, edited):
+    def counted(specs, plan=None, *, edited=("plain", "good", "bad")):
         recorded.append(len(specs))
         return demo_objective.capture(specs, plan, edited=edited)
 
     counted.left_alone = demo_objective.capture.left_alone
     strong = Candidate("strong", RESIDUAL_RIDGE, MethodSettings(strength=1.5), (1, 2))
     gentle = replace(strong, name="gentle", settings=MethodSettings(strength=1.0))
-    aim = objective("helpful", 2.0, counted)
+    aim = objective("helpful", 2.0, RememberingCapture(counted))
     planned = plans_of([strong, RIDGE_2, gentle], [demo_objective], demo_lm.architecture)
     assert [each.candidate.name for each in planned] == ["strong", "ridge 2", "gentle"]
     together = plans_of([strong, gentle], [aim], demo_lm.architecture)
-    assert recorded == [1, 2]
+    assert recorded == [1, 1, 1]
     for found, again in zip((planned[0], planned[2]), together, strict=True):
         np.testing.assert_array_equal(found.plan.edits[1].right, again.plan.edits[1].right)
         assert [report.site.layer for report in found.sites["helpful"]] == [1, 2]

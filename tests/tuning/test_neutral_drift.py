@@ -30,6 +30,14 @@ def test_the_drift_of_each_plan_is_that_of_evaluation(lm, form, most_bytes, monk
     assert len(calls) == (0 if most_bytes else 3)
 
 
+def test_the_bases_loss_is_the_same_kept_or_not(lm, form):
+    kept, anew = (NeutralDrift(lm, TEXTS, form, batch_size=2, most_bytes=most) for most in (1 << 28, 0))
+    assert kept.base_loss() == pytest.approx(anew.base_loss(), rel=1e-6)
+    assert kept.base_loss() > 1
+    plan = plan_for(lm.folder.path)
+    assert kept(plan) == pytest.approx(anew(plan), rel=1e-6)
+
+
 def test_bad_texts(lm, form):
     with pytest.raises(BadInputError, match="none of 2 texts has two tokens"):
         NeutralDrift(lm, ["", ""], form, batch_size=2)

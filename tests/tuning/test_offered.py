@@ -25,9 +25,9 @@ def test_auto_offers_every_rung(checked):
     found = checked()
     assert isinstance(found, TuneSettings)
     assert [candidate.name for candidate in found.candidates] == [
-        f"{name}-{strength:g}" for name, strengths in LADDER for strength in strengths
+        f"{rung.method}-{strength:g}" for rung in LADDER for strength in rung.first
     ]
-    assert [fit.method.name for fit in found.kinds] == [name for name, _ in LADDER]
+    assert [fit.method.name for fit in found.kinds] == [rung.method for rung in LADDER]
     assert len(found.fits) == len(found.candidates)
     for candidate, fit in zip(found.candidates, found.fits, strict=True):
         assert candidate.settings.strength == fit.strength
@@ -108,8 +108,12 @@ def test_refusals(checked, settings, message):
 def test_neutral_texts_that_are_not_there(checked, tmp_path):
     with pytest.raises(BadInputError, match="no such file of neutral texts"):
         checked(neutral=tmp_path / "none.txt")
-    with pytest.raises(BadInputError, match="belongs to the choice of an edit"):
+    with pytest.raises(BadInputError, match="no such file of neutral texts"):
         checked(method="ridge", strength=1.0, neutral=tmp_path / "none.txt")
+    (tmp_path / "some.txt").write_text("Rain.\n")
+    with pytest.raises(BadInputError, match=r"'ridge' sees no texts but the pairs, .* with residual_ridge, contr"):
+        checked(method="ridge", strength=1.0, neutral=tmp_path / "some.txt")
+    assert checked(method="residual_ridge", neutral=str(tmp_path / "some.txt")).neutral == tmp_path / "some.txt"
 
 
 def test_without_the_last_layer_no_readout_can_be_changed(checked):
@@ -118,3 +122,38 @@ def test_without_the_last_layer_no_readout_can_be_changed(checked):
     found = checked(layers="0")
     assert {fit.method.name for fit in found.fits} == {"ridge"}
     assert found.candidates[0].name == "contrastive_decoding-1.5"
+
+
+def test_what_is_left_open_is_varied_beside_the_best(checked):
+    found = checked().finer
+    assert found.strengths == {"contrastive_decoding": (1.5, 2.5), "ridge": (2.0, 1.0, 3.0)}
+    assert (found.rank, found.penalty, found.layers) == (True, True, True)
+    fixed = checked(rank=2, layers="1").finer
+    assert (fixed.rank, fixed.penalty, fixed.layers) == (False, True, False)
+    named = checked(method="ridge", strength=AUTO, penalty=0.3)
+    assert (named.finer.strengths, named.finer.penalty) == ({}, False)
+    assert {candidate.settings.penalty for candidate in named.candidates} == {0.3}
+    assert not checked(method="alignez_v2", strength=AUTO, top_layers=1).finer.layers
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"penalty": 0.1}, "--penalty belongs to a method that is named: use it with --method contrastive_decoding"),
+        (
+            {"penalty": 0.1, "method": "shift"},
+            "'shift' is no penalised fit, .* ridge, residual_ridge, contrastive_deco",
+        ),
+        ({"penalty": 0.0, "method": "ridge"}, "penalty 0 is not possible: λ must be a finite number above 0"),
+    ],
+)
+def test_a_penalty_is_for_methods_that_have_one(checked, settings, message):
+    with pytest.raises(BadInputError, match=message):
+        checked(**settings)
+
+
+def test_a_penalty_stands_in_the_settings_that_find_the_edits_again(checked):
+    found = checked(method="ridge", penalty=0.3)
+    assert found.as_json()["penalty"] == 0.3
+    assert found.for_objective(None).penalty == 0.3
+    assert "penalty" not in checked(method="ridge").as_json()

@@ -48,6 +48,19 @@ def test_each_spec_is_recorded_once(counting):
     assert list(first.moments) == [MOMENTS]
 
 
+def test_what_is_asked_for_once_is_made_once_a_key(counting):
+    capture, made = RememberingCapture(counting), []
+
+    def make():
+        made.append(None)
+        return [len(made)]
+
+    first = capture.once(("a", MOMENTS), make)
+    assert capture.once(("a", replace(MOMENTS)), make) is first
+    assert capture.once(("b", MOMENTS), make) == [2]
+    assert len(made) == 2
+
+
 def test_with_edits_nothing_is_remembered(counting):
     capture = RememberingCapture(counting)
     plain = capture(ROWS[:1]).rows[ROWS[0]].values

@@ -1,9 +1,11 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from alignez_bake.edit_plan import EditPlan
 from alignez_bake.errors import BadInputError
 from alignez_bake.tuning import uncertainty
 from alignez_bake.tuning.frontier import TuningResult
@@ -24,16 +26,16 @@ def test_the_best_of_many_is_found_and_nothing_is_sampled_twice():
     assert result.gain.value == pytest.approx(np.mean(LUCK[:300] < 0.9) - np.mean(LUCK[:300] < 0.4))
     assert result.gain.low > 0.3
     counts = sorted(point.answers for point in result.points[1:])
-    assert counts == [32] * 8 + [96] * 2 + [300] * 3
+    assert counts == [32] * 6 + [96] * 3 + [300] * 4
     for asked in world.asked.values():
         assert asked == list(range(len(asked)))
     assert len(world.asked[0.0]) == 300
-    assert sorted(world.measured) == [8.0, 9.0, 11.0, 12.0, 13.0]
+    assert sorted(world.measured) == [7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0]
     assert result.base.rate.value == np.mean(LUCK[:300] < 0.4)
     assert (result.base.candidate, result.base.kl, result.base.answers) == ("base", 0.0, 300)
     out = of(result, "rate 0.30").out
-    assert out == f"its rate of {np.mean(LUCK[:32] < 0.3):.3f} after 32 answers is not among the best 5"
-    assert "after 96 answers is not among the best 3" in of(result, "rate 0.70").out
+    assert out == f"its rate of {np.mean(LUCK[:32] < 0.3):.3f} after 32 answers is not among the best 7"
+    assert "after 96 answers is not among the best 4" in of(result, "rate 0.70").out
 
 
 def test_the_gentlest_within_one_standard_error_is_chosen():
@@ -44,7 +46,20 @@ def test_the_gentlest_within_one_standard_error_is_chosen():
     assert result.chosen_point.rate.value < of(result, "best").rate.value
     assert "the 2 within one standard error of the best (best, " in result.reason
     assert "is the gentlest, with a KL of 0.0100" in result.reason
-    assert of(result, "far").out is None
+    assert (
+        of(result, "far").out == f"its rate of {np.mean(LUCK[:32] < 0.6):.3f} after 32 answers is not among the best 2"
+    )
+
+
+@pytest.mark.parametrize(("drift", "chosen"), [(0.019, "best"), (0.021, "near")])
+def test_drifts_within_a_tenth_of_the_budget_are_equal_and_then_the_better_rated_is_chosen(drift, chosen):
+    world = World(0.4, {"near": (0.88, 0.01), "best": (0.9, drift)})
+    world.luck[1.0] = np.random.default_rng(3).random(1000)
+    result = world.search(kl_budget=0.1)
+    assert of(result, "near").rate.value < of(result, "best").rate.value
+    assert result.chosen == chosen
+    said = {"best": "is the best of those that are about as gentle as any", "near": "is the gentlest"}
+    assert said[chosen] in result.reason
 
 
 def test_the_standard_error_is_of_paired_differences():
@@ -58,7 +73,7 @@ def test_of_equal_rates_the_gentler_stays():
     weak = {f"weak {number}": (0.3, 0.001) for number in range(8)}
     equal = {f"equal {kl}": (0.9, kl) for kl in (0.04, 0.03, 0.02, 0.01)}
     result = World(0.2, weak | equal).search()
-    assert "not among the best 3" in of(result, "equal 0.04").out
+    assert "is shared by gentler ones among the best 3" in of(result, "equal 0.04").out
     assert result.chosen == "equal 0.01"
 
 
@@ -185,3 +200,70 @@ def test_many_candidates_that_do_nothing_are_hardly_ever_chosen(monkeypatch):
             world.luck[float(number)] = np.random.default_rng((search, number)).random(300)
         chosen += world.search(kl_budget=1.0, rounds=ROUNDS).chosen is not None
     assert chosen <= 6
+
+
+def beside(world, planted):
+    """The candidates of another world as finer ones, and of whom they were asked for."""
+    other = World(0.4, planted)
+    asked = []
+    for number, each in enumerate(other.planned, start=1):
+        if each.plan is not None:
+            key = 100.0 + number
+            edit = replace(each.plan.edits[0], strength=key)
+            other.planned[number - 1] = each._replace(plan=EditPlan((edit,)))
+            world.rates[key], world.drifts[key], world.asked[key] = *planted[each.candidate.name], []
+
+    def found(best):
+        asked.append(best.name)
+        return other.planned
+
+    return found, asked
+
+
+def test_what_is_finer_is_tried_beside_the_best_of_the_first_round():
+    world = World(0.4, {"good": (0.8, 0.02), "weak": (0.5, 0.01), "wild": (0.99, 3.0)})
+    finer, asked = beside(world, {"finer": (0.95, 0.03), "nothing": "no edit", "too far": (0.99, 0.3)})
+    result = world.search(beside=finer)
+    assert asked == ["good"]
+    assert result.chosen == "finer"
+    assert [point.candidate for point in result.points] == [
+        "base",
+        "good",
+        "weak",
+        "wild",
+        "finer",
+        "nothing",
+        "too far",
+    ]
+    assert of(result, "nothing").out == "no edit"
+    assert "above the budget" in of(result, "too far").out
+    assert (of(result, "too far").answers, of(result, "finer").answers) == (32, 300)
+    assert world.asked[101.0] == list(range(300))
+
+
+def test_where_all_are_above_the_budget_it_is_looked_beside_the_gentlest():
+    world = World(0.4, {"far": (0.9, 0.5), "farther": (0.95, 0.9), "broken": (0.97, math.nan)})
+    finer, asked = beside(world, {"near": (0.8, 0.05)})
+    assert world.search(beside=finer).chosen == "near"
+    assert asked == ["far"]
+
+
+def test_an_interval_is_widened_for_what_is_finer_too():
+    world = World(0.4, {"good": (0.8, 0.02)})
+    finer, _ = beside(world, {f"finer {number}": (0.5, 0.01) for number in range(9)})
+    alone, among = World(0.4, {"good": (0.8, 0.02)}).search(), world.search(beside=finer)
+    assert alone.chosen == among.chosen == "good"
+    assert among.gain.low < alone.gain.low
+
+
+def test_an_interrupted_search_with_finer_ones_goes_on(tmp_path):
+    planted = {"good": (0.8, 0.02), "weak": (0.5, 0.01)}
+    more = {"finer": (0.95, 0.03)}
+    whole = World(0.4, planted)
+    expected = whole.search(tmp_path / "whole", beside=beside(whole, more)[0])
+    lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(lines)):
+        (tmp_path / "cut").write_bytes(b"".join(lines[:cut]))
+        again = World(0.4, planted)
+        assert again.search(tmp_path / "cut", beside=beside(again, more)[0]) == expected
+        assert (tmp_path / "cut").read_bytes() == (tmp_path / "whole").read_bytes()
