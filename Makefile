@@ -49,7 +49,8 @@ optimum: $(VENV)/installed $(OPTIMUM)/installed
 	$(BIN)/python -m tests.optimum.folders $(OPTIMUM_FOLDERS)
 	$(OPTIMUM)/bin/python -m pytest -m optimum tests/optimum
 
-$(OPTIMUM)/installed: $(BUILT_OF)
+# One after the other: an editable install builds the compiled rows into the tree.
+$(OPTIMUM)/installed: $(BUILT_OF) | $(VENV)/installed
 	$(PYTHON) -m venv $(OPTIMUM)
 	$(OPTIMUM)/bin/python -m pip install --quiet --upgrade pip
 	$(OPTIMUM)/bin/python -m pip install --quiet --editable ".[optimum,cpu,onnx]" "pytest>=9"
