@@ -22,6 +22,7 @@ _EVERYTHING: Final = "3"
 """Pages of files, and what is known of folders and files."""
 _BLOCK_BYTES: Final = 8 * 1024 * 1024
 _SHOWN: Final = 300
+_BOUNDS_OF_THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ def _tree(folder: Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, but that nothing looks for a hub: the seconds of a refused connection are nobody's."""
-    return {**os.environ, "HF_HUB_OFFLINE": "1"}
+    """Ours, but that each program has all cores, and none looks for a hub: a refused connection takes seconds."""
+    kept = {name: value for name, value in os.environ.items() if name not in _BOUNDS_OF_THREADS}
+    return {**kept, "HF_HUB_OFFLINE": "1"}
 
 
 def _last_line(log: Path) -> str:
