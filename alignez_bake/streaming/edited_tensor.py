@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.lowering.delivery import DeliverySums, delivery_sums, is_plain
+from alignez_bake.lowering.delivery import DeliverySums, delivery_sums
 from alignez_bake.lowering.matrix_change import row_blocks
-from alignez_bake.lowering.row_kernel import edit_rows
 from alignez_bake.safetensors_io.dtypes import BY_NAME, numpy_dtype_of
 from alignez_bake.safetensors_io.finite import all_finite
 from alignez_bake.streaming.prepared_matrix import PreparedMatrix
@@ -120,15 +119,13 @@ class EditedTensor:
 
     def _by_kernel(self, matrix: RoundedMatrix, first: int, stored: Array | None, out: Array) -> DeliverySums:
         end = first + len(out)
-        change = matrix.matrix.change
-        factors = change.factors(out.shape, first)
-        assert factors is not None
-        rows = edit_rows(matrix.matrix.stored_rows(first, end) if stored is None else stored, *factors, out)
-        if rows.finite and is_plain(rows.change, out.size):
-            return DeliverySums(rows.change + rows.aligned, rows.change, rows.residual, rows.base, 0)
+        rows = matrix.matrix.stored_rows(first, end) if stored is None else stored
+        finite, sums = matrix.by_kernel(first, rows, out)
+        if sums is not None:
+            return sums
         _, base = matrix.matrix.rows(first, end)  # says so where it is the base that is not finite
-        delta = change.delta(base, first)
-        if not rows.finite:
+        delta = matrix.matrix.change.delta(base, first)
+        if not finite:
             raise overflow(self.name, self.dtype, base + delta)
         return delivery_sums(base, delta, out)
 

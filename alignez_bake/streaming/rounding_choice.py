@@ -6,11 +6,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
+import numpy as np
+
 from alignez_bake.certificate.verdict import MIN_DELIVERED_SHARE
 from alignez_bake.errors import BadInputError
-from alignez_bake.lowering.delivery import DeliverySums, delivery_sums
+from alignez_bake.lowering.delivery import DeliverySums, delivery_sums, is_plain
 from alignez_bake.lowering.rounding import Rounding, round_rows
-from alignez_bake.lowering.row_kernel import is_16_bit
+from alignez_bake.lowering.row_kernel import edit_rows, is_16_bit
 from alignez_bake.safetensors_io.dtypes import BY_NAME, numpy_dtype_of
 
 if TYPE_CHECKING:
@@ -73,12 +75,30 @@ class RoundedMatrix:
     @property
     def is_compiled(self) -> bool:
         """Whether the kernel can compute its rows: products in float32, from 16 bits to 16, to nearest."""
+        return self.rounding == "nearest" and self._fits_kernel
+
+    @property
+    def _fits_kernel(self) -> bool:
         change, kinds = self.matrix.change, (self.matrix.dtype, numpy_dtype_of(self.dtype))
-        return (
-            self.rounding == "nearest"
-            and all(is_16_bit(kind) for kind in kinds)
-            and change.factors((change.rows, change.columns), 0) is not None
-        )
+        return all(is_16_bit(kind) for kind in kinds) and change.factors((change.rows, change.columns), 0) is not None
+
+    def by_kernel(self, first: int, stored: NDArray[Any], out: NDArray[Any]) -> tuple[bool, DeliverySums | None]:
+        """Make rows [first, first + n) to nearest, by the kernel.
+
+        Args:
+            first: number of the first of them.
+            stored: those of the base.
+            out: where they go [n, columns].
+
+        Returns:
+            Whether all are finite, and how much of the edit they hold; None where that needs another unit than 1.
+        """
+        factors = self.matrix.change.factors(out.shape, first)
+        assert factors is not None
+        rows = edit_rows(stored, *factors, out)
+        if not (rows.finite and is_plain(rows.change, out.size)):
+            return rows.finite, None
+        return True, DeliverySums(rows.change + rows.aligned, rows.change, rows.residual, rows.base, 0)
 
     def rounded(self, exact: NDArray[Any], delta: NDArray[Any]) -> NDArray[Any]:
         """Rows as they are stored."""
@@ -98,9 +118,18 @@ class RoundedMatrix:
     def _looked_at(self, rounding: Rounding) -> DeliverySums:
         """What a rule would keep in a few rows."""
         sums, rows = DeliverySums(), self.matrix.change.rows
+        # Without memory of its own for these rows, which grows with their width.
+        compiled = rounding == "nearest" and self.matrix.backend == "compiled" and self._fits_kernel
         for row in range(0, rows, max(_ROWS_LOOKED_AT, -(-rows // _PLACES_LOOKED_AT))):
-            _, base = self.matrix.rows(row, min(row + _ROWS_LOOKED_AT, rows))
+            end = min(row + _ROWS_LOOKED_AT, rows)
+            if compiled:
+                stored = self.matrix.stored_rows(row, end)
+                _, found = self.by_kernel(row, stored, np.empty(stored.shape, numpy_dtype_of(self.dtype)))
+                if found is not None:
+                    sums += found
+                    continue
+            _, base = self.matrix.rows(row, end)
             delta = self.matrix.change.delta(base, row)
             exact, change = base + delta, delta if rounding == "carry" else None
-            sums += delivery_sums(base, delta, round_rows(exact, numpy_dtype_of(self.dtype), change=change))
+            sums += delivery_sums(base, delta, round_rows(exact, numpy_dtype_of(self.dtype), change=change), exact)
         return sums

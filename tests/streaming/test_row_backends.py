@@ -13,7 +13,7 @@ from alignez_bake.lowering import row_kernel
 from alignez_bake.lowering.row_kernel import VARIABLE, why_not_compiled
 from alignez_bake.model_folder import open_model_folder
 from alignez_bake.report.record import read_record
-from alignez_bake.streaming import edited_tensor
+from alignez_bake.streaming import rounding_choice
 from tests.baking import certify, plan_for, replace_tensors
 
 SITES = ("attn_write", "mlp_write")
@@ -36,7 +36,7 @@ def calls(monkeypatch):
 
     from alignez_bake.lowering import fold
 
-    count(edited_tensor, "edit_rows")
+    count(rounding_choice, "edit_rows")
     count(fold, "add_product")
     return counted
 
