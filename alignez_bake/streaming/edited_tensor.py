@@ -109,7 +109,7 @@ class EditedTensor:
         Returns:
             How much of the edit they hold.
         """
-        compiled = self.backend == "compiled" and matrix.is_compiled
+        compiled = matrix.is_compiled
         # The kernel needs no memory of its own for rows, so it takes all that are there at once.
         blocks = [(0, len(out))] if compiled and stored is not None else row_blocks(*out.shape)
         make, sums = self._by_kernel if compiled else self._by_numpy, DeliverySums()

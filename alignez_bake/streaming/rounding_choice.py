@@ -74,13 +74,17 @@ class RoundedMatrix:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the kernel can compute its rows: products in float32, from 16 bits to 16, to nearest."""
+        """Whether the kernel computes its rows: where it is asked for, products in float32, 16 bits to 16, to nearest."""
         return self.rounding == "nearest" and self._fits_kernel
 
     @property
     def _fits_kernel(self) -> bool:
         change, kinds = self.matrix.change, (self.matrix.dtype, numpy_dtype_of(self.dtype))
-        return all(is_16_bit(kind) for kind in kinds) and change.factors((change.rows, change.columns), 0) is not None
+        return (
+            self.matrix.backend == "compiled"
+            and all(is_16_bit(kind) for kind in kinds)
+            and change.factors((change.rows, change.columns), 0) is not None
+        )
 
     def by_kernel(self, first: int, stored: NDArray[Any], out: NDArray[Any]) -> tuple[bool, DeliverySums | None]:
         """Make rows [first, first + n) to nearest, by the kernel.
@@ -119,7 +123,7 @@ class RoundedMatrix:
         """What a rule would keep in a few rows."""
         sums, rows = DeliverySums(), self.matrix.change.rows
         # Without memory of its own for these rows, which grows with their width.
-        compiled = rounding == "nearest" and self.matrix.backend == "compiled" and self._fits_kernel
+        compiled = rounding == "nearest" and self._fits_kernel
         for row in range(0, rows, max(_ROWS_LOOKED_AT, -(-rows // _PLACES_LOOKED_AT))):
             end = min(row + _ROWS_LOOKED_AT, rows)
             if compiled:
