@@ -74,7 +74,7 @@ class RoundedMatrix:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the kernel computes its rows: where it is asked for, products in float32, 16 bits to 16, to nearest."""
+        """Whether the kernel computes its rows: if asked to, products in float32, 16 bits to 16, to nearest."""
         return self.rounding == "nearest" and self._fits_kernel
 
     @property
