@@ -1,7 +1,7 @@
 """Does the prediction hold? `python -m benchmarks.feasibility --out DIR`.
 
 Bases that obey their personas more or less, pairs whose sides are partly wrong, few queries: of each what
-`explain --feasibility` predicts, beside what the edits of the ridge then do, judged by rule. Trained bases and
+`explain --feasibility` predicts, beside what the edits of two methods then do, judged by rule. Trained bases and
 finished cases stay in DIR: the same command goes on where an interrupted one stopped.
 """
 

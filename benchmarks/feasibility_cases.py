@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,7 +39,8 @@ OBEDIENCES: Final = (50, 60, 75, 85, 100)
 QUERIES: Final = (8, 16, 32, 100)
 SWAPPED: Final = (10, 25, 50)
 ALL_QUERIES: Final = 100
-METHOD: Final = "ridge"
+STUDIED: Final = ("contrastive_decoding", "ridge")
+"""Methods at their default strength: what the default choice tries first."""
 TUNED: Final = "tuned"
 """The demo's tuned twin as a base: it does already what it is asked for."""
 
@@ -78,7 +79,7 @@ class Outcome:
         cheap: the same of the one at the start of a run.
         base: good answers, by rule, of the base on held-out queries; a share.
         persona: the same under the good persona.
-        edited: the same with the edits of `METHOD` at its default strength.
+        edited: the same with the edits of each method of `STUDIED`, by its name.
         answers: behind each share.
     """
 
@@ -87,7 +88,7 @@ class Outcome:
     cheap: dict[str, Any] | None = None
     base: float | None = None
     persona: float | None = None
-    edited: float | None = None
+    edited: dict[str, float] = field(default_factory=dict)
     answers: int = 0
 
 
@@ -179,20 +180,25 @@ class Bench:
                 batch_size=self._batch_size,
                 seed=case.seed,
             )
-            fitted = fit_edits(
-                self._lm,
-                records,
-                asked.objectives,
-                self._form,
-                FitSettings(METHODS[METHOD], tuple(range(self._lm.folder.num_layers)), None, None, case.seed),
-                weights=asked.weights,
-                batch_size=self._batch_size,
-                progress=NoProgress(),
-            )
+            fitted = {
+                method: fit_edits(
+                    self._lm,
+                    records,
+                    asked.objectives,
+                    self._form,
+                    FitSettings(METHODS[method], tuple(range(self._lm.folder.num_layers)), None, None, case.seed),
+                    weights=asked.weights,
+                    batch_size=self._batch_size,
+                    progress=NoProgress(),
+                )
+                for method in STUDIED
+            }
         except BadInputError as error:
             return Outcome(refused=str(error))
-        with edited_by_hooks(self._lm.model, self._lm.architecture, fitted.plan):
-            edited = self._judged(case.seed)
+        edited = {}
+        for method, found in fitted.items():
+            with edited_by_hooks(self._lm.model, self._lm.architecture, found.plan):
+                edited[method] = self._judged(case.seed)
         return Outcome(
             full=_figures(full),
             cheap=_figures(cheap[objective.name]),

@@ -10,12 +10,14 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from alignez_bake.evaluation.rates import gap_closed
-from benchmarks.feasibility_cases import TUNED
+from benchmarks.feasibility_cases import STUDIED, TUNED
 from benchmarks.markdown import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from matplotlib.axes import Axes
 
     from benchmarks.feasibility_cases import Case, Outcome
 
@@ -30,13 +32,10 @@ _COLUMNS: Final = (
     "95 % interval",
     "verdict",
     "at the start of a run",
-    "gain by rule, points",
     "good by rule, %: base",
     "good persona",
-    "edited",
-    "gap closed, %",
+    *(f"{method}: {what}" for method in STUDIED for what in ("good, %", "gain, points", "gap closed, %")),
 )
-_RATES: Final = ("base", "persona", "edited")
 _COLOURS: Final = {"likely": "tab:green", "unclear": "tab:orange", "unlikely": "tab:red"}
 _MARKERS: Final = {"persona": "o", "pairs": "s", "queries": "^"}
 
@@ -67,71 +66,77 @@ def _row(cases: Sequence[Case], found: Found) -> tuple[str, ...]:
     known = [outcome for outcome in outcomes if not outcome.refused]
     named = (first.base.replace("-", " "), str(first.queries), str(first.swapped))
     if not known:
-        return (*named, "", "", f"refused: {outcomes[0].refused}", *[""] * 6)
+        blank = [""] * (len(_COLUMNS) - len(named) - 3)
+        return (*named, "", "", f"refused: {outcomes[0].refused}", *blank)
     predictions = [_prediction(outcome) for outcome in known]
-    gaps = [gap for case in cases if (gap := _gap(case, found)) is not None]
     return (
         *named,
         _spread([100 * prediction["gain"]["value"] for prediction in predictions]),
         f"{100 * _mean(predictions, 'low'):.0f} to {100 * _mean(predictions, 'high'):.0f}",
         _counts([prediction["verdict"] for prediction in predictions], len(outcomes) - len(known)),
         _counts([_verdict(outcome.cheap) for outcome in known], 0),
-        _spread([100 * gain for outcome in known if (gain := real_gain(outcome)) is not None]),
-        *(
-            _spread([100 * (getattr(outcome, name) or 0.0) for outcome in known])
-            for name in ("base", "persona", "edited")
-        ),
+        *(_spread([100 * (getattr(outcome, name) or 0.0) for outcome in known]) for name in ("base", "persona")),
+        *(text for method in STUDIED for text in _edited(cases, found, method)),
+    )
+
+
+def _edited(cases: Sequence[Case], found: Found, method: str) -> tuple[str, str, str]:
+    """Of one method: good answers, gain and gap closed, over the seeds that were not refused."""
+    gaps = [gap for case in cases if (gap := _gap(case, found, method)) is not None]
+    return (
+        _spread([100 * found[case].edited[method] for case in cases if not found[case].refused]),
+        _spread([100 * gain for case in cases if (gain := real_gain(found[case], method)) is not None]),
         _spread(gaps) if gaps else "",
     )
 
 
-def real_gain(outcome: Outcome) -> float | None:
+def real_gain(outcome: Outcome, method: str) -> float | None:
     """Change of the share of good answers by rule; None where nothing was edited."""
-    return None if outcome.edited is None or outcome.base is None else outcome.edited - outcome.base
+    return None if outcome.refused or outcome.base is None else outcome.edited[method] - outcome.base
 
 
-def _gap(case: Case, found: Found) -> float | None:
+def _gap(case: Case, found: Found, method: str) -> float | None:
     """Against the demo's twin, with the same seed; None where there is no twin, no edit, or no gap."""
     twins = [other for other in found if other.base == TUNED and other.seed == case.seed]
     outcome = found[case]
-    if case.base == TUNED or not twins or outcome.edited is None or outcome.base is None:
+    if case.base == TUNED or not twins or outcome.refused or outcome.base is None:
         return None
     tuned = found[twins[0]].base
-    return None if tuned is None else gap_closed(outcome.base, outcome.edited, tuned)
+    return None if tuned is None else gap_closed(outcome.base, outcome.edited[method], tuned)
 
 
 def _agreement(found: Found) -> list[str]:
-    """Real gains by verdict, and the correlation of predicted and real gains over the cases."""
-    points = _points(found)
-    if len(points) < 3:
+    """Real gains by verdict, and the correlation of predicted and real gains over the cases, of each method."""
+    by_method = {method: _points(found, method) for method in STUDIED}
+    if min(map(len, by_method.values())) < 3:
         return []
     rows = []
-    for verdict in _COLOURS:
-        gains = [100 * real for _, _, real, its in points if its == verdict]
-        if gains:
-            rows.append(
-                (verdict, str(len(gains)), f"{sum(gains) / len(gains):.0f}", f"{min(gains):.0f}", f"{max(gains):.0f}")
-            )
-    columns = ("verdict", "cases and seeds", "mean gain by rule, points", "lowest", "highest")
+    for method, points in by_method.items():
+        for verdict in _COLOURS:
+            gains = [100 * real for _, _, real, its in points if its == verdict]
+            if gains:
+                values = (f"{value:.0f}" for value in (sum(gains) / len(gains), min(gains), max(gains)))
+                rows.append((method, verdict, str(len(gains)), *values))
+    columns = ("method", "verdict", "cases and seeds", "mean gain by rule, points", "lowest", "highest")
     lines = ["### Predicted and real", "", markdown_table(columns, rows), ""]
-    for axis, title in (*_AXES.items(), (None, "all")):
-        of_axis = [(predicted, real) for its, predicted, real, _ in points if axis in (None, its)]
-        if len(of_axis) > 2:
-            error = sum(abs(predicted - real) for predicted, real in of_axis) / len(of_axis)
-            found_r = _correlation(of_axis)
-            r = "none (one of them does not vary)" if found_r is None else f"{found_r:.2f}"
-            lines.append(
-                f"- {title}: {len(of_axis)} cases and seeds, correlation {r}, mean absolute error {100 * error:.0f} "
-                "points"
-            )
-    return lines
+    agreeing = []
+    for method, points in by_method.items():
+        for axis, title in (*_AXES.items(), (None, "all")):
+            of_axis = [(predicted, real) for its, predicted, real, _ in points if axis in (None, its)]
+            if len(of_axis) > 2:
+                error = 100 * sum(abs(predicted - real) for predicted, real in of_axis) / len(of_axis)
+                found_r = _correlation(of_axis)
+                r = "none: one of them does not vary" if found_r is None else f"{found_r:.2f}"
+                agreeing.append((method, title, str(len(of_axis)), r, f"{error:.0f}"))
+    measures = ("method", "axis", "cases and seeds", "correlation of predicted and real", "mean absolute error, points")
+    return [*lines, markdown_table(measures, agreeing)]
 
 
-def _points(found: Found) -> list[tuple[str, float, float, str]]:
+def _points(found: Found, method: str) -> list[tuple[str, float, float, str]]:
     """Axis, predicted gain, real gain and verdict of every case that was not refused."""
     points = []
     for case, outcome in found.items():
-        real = real_gain(outcome)
+        real = real_gain(outcome, method)
         if real is not None:
             prediction = _prediction(outcome)
             points.append((case.axis, float(prediction["gain"]["value"]), real, str(prediction["verdict"])))
@@ -139,17 +144,23 @@ def _points(found: Found) -> list[tuple[str, float, float, str]]:
 
 
 def plot(found: Found, file: Path) -> None:
-    """Draw predicted against real gains; colours are verdicts, shapes are axes, bars the predictions' intervals."""
-    figure = Figure(figsize=(6.5, 6), layout="constrained")
-    axes = figure.subplots()
-    axes.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
+    """Draw predicted against real gains, a panel a method; colours are verdicts, shapes axes, bars the intervals."""
+    figure = Figure(figsize=(6 * len(STUDIED), 5.5), layout="constrained")
+    for panel, method in zip(figure.subplots(1, len(STUDIED), sharey=True), STUDIED, strict=True):
+        _draw(panel, found, method)
+    with mpl.rc_context({"svg.hashsalt": "alignez-bake"}):
+        figure.savefig(file, dpi=100, metadata={"Software": None})
+
+
+def _draw(panel: Axes, found: Found, method: str) -> None:
+    panel.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
     for case, outcome in found.items():
-        real = real_gain(outcome)
+        real = real_gain(outcome, method)
         if real is None:
             continue
         prediction = _prediction(outcome)
         gain = prediction["gain"]
-        axes.errorbar(
+        panel.errorbar(
             [100 * gain["value"]],
             [100 * real],
             xerr=[[100 * (gain["value"] - gain["low"])], [100 * (gain["high"] - gain["value"])]],
@@ -160,14 +171,13 @@ def plot(found: Found, file: Path) -> None:
             alpha=0.8,
         )
     for verdict, colour in _COLOURS.items():
-        axes.plot([], [], color=colour, linewidth=4, label=verdict)
+        panel.plot([], [], color=colour, linewidth=4, label=verdict)
     for axis, marker in _MARKERS.items():
-        axes.plot([], [], marker, color="grey", label=_AXES[axis])
-    axes.legend(fontsize=8)
-    axes.set_xlabel("predicted gain, points of good answers (self-judged)")
-    axes.set_ylabel("gain of the edited model by rule, points")
-    with mpl.rc_context({"svg.hashsalt": "alignez-bake"}):
-        figure.savefig(file, dpi=100, metadata={"Software": None})
+        panel.plot([], [], marker, color="grey", label=_AXES[axis])
+    panel.legend(fontsize=8)
+    panel.set_title(method)
+    panel.set_xlabel("predicted gain, points of good answers (self-judged)")
+    panel.set_ylabel("gain of the edited model by rule, points")
 
 
 def _prediction(outcome: Outcome) -> dict[str, Any]:

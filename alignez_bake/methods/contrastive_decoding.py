@@ -95,6 +95,8 @@ class ContrastiveDecoding:
         leaves_texts_alone: where there are some.
         needs_last_layer: behind it predictions are read out.
         default_rank: k, in the last layer and in the head; the layers in front have at most `imitation`'s own.
+        other_rank: of a smaller change, for bases where that is as good.
+        other_penalty: the last fit's λ with it.
         penalty: λ of `readout_fit` in the last layer.
         head_penalty: the same of the head, which is what settings can turn; None: the head stays as it is, and the last
             layer's λ can be turned.
@@ -113,12 +115,14 @@ class ContrastiveDecoding:
     scores_layers: bool = False
     leaves_texts_alone: bool = True
     needs_last_layer: bool = True
-    default_rank: int = 16
+    default_rank: int = 64
+    other_rank: int = 16
+    other_penalty: float = 0.1
     penalty: float = 0.01
-    head_penalty: float | None = 0.1
+    head_penalty: float | None = 0.03
     plausible: float = 0.05
     most_plausible: int = 64
-    most_tokens: int = 4096
+    most_tokens: int = 2048
     steps: int = 20
     imitation: ResidualRidge = field(default=replace(RESIDUAL_RIDGE, most_tokens=6144))
 

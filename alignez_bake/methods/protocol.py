@@ -208,6 +208,14 @@ class ReducedRank(Protocol):
     def default_penalty(self) -> float:
         """λ where none is given."""
 
+    @property
+    def other_rank(self) -> int:
+        """k that a search tries beside it."""
+
+    @property
+    def other_penalty(self) -> float:
+        """λ that a search tries with that rank."""
+
 
 @runtime_checkable
 class ReadsOut(Protocol):

@@ -77,6 +77,8 @@ class ResidualRidge:
         scores_layers: it edits all layers that are given.
         leaves_texts_alone: where there are some.
         default_rank: k.
+        other_rank: of a looser fit, which a search tries.
+        other_penalty: λ with it.
         penalty: λ.
         weight: how the rows of D are weighted.
         most_tokens: fit to an even sample of so many tokens where there are more; None: to all.
@@ -89,6 +91,8 @@ class ResidualRidge:
     scores_layers: bool = False
     leaves_texts_alone: bool = True
     default_rank: int = 4
+    other_rank: int = 16
+    other_penalty: float = 0.003
     penalty: float = 0.01
     weight: Weight | None = "disagreement"
     most_tokens: int | None = None

@@ -194,6 +194,8 @@ class Ridge:
         has_gates: it is linear.
         scores_layers: it edits all layers that are given.
         default_rank: k.
+        other_rank: of a looser fit, which a search tries.
+        other_penalty: λ with it.
         penalty: λ.
         weight: how the rows of D are weighted.
         kind: of the writer; the MLP's is some four times as wide at its input, and best read with `most_tokens`.
@@ -206,6 +208,8 @@ class Ridge:
     has_gates: bool = False
     scores_layers: bool = False
     default_rank: int = 4
+    other_rank: int = 16
+    other_penalty: float = 0.003
     penalty: float = 0.01
     weight: Weight | None = "disagreement"
     kind: SiteKind = "attn_write"

@@ -5,13 +5,13 @@ they are looked at where the first round has shown the way, and nowhere else:
 
     strength      the others that the ladder has for the method
     layers        the upper half, whose streams hold what is about to be said; the last one where a method reads out
-    rank and λ    four times the method's own rank, and three tenths of its λ: a looser fit, by both that bound it
+    rank and λ    both that bound the fit, as the method has them beside its defaults: a looser or a tighter one
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from alignez_bake.methods.protocol import ReadsOut, ReducedRank
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from alignez_bake.tuning.candidate import Candidate
-
-RANK_FACTOR: Final = 4
-PENALTY_FACTOR: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -53,8 +50,8 @@ class FinerRungs:
             if value != settings.strength
         ]
         if isinstance(method, ReducedRank) and (self.rank or self.penalty):
-            rank = RANK_FACTOR * method.default_rank if self.rank else settings.rank
-            penalty = float(f"{PENALTY_FACTOR * method.default_penalty:.3g}") if self.penalty else settings.penalty
+            rank = method.other_rank if self.rank else settings.rank
+            penalty = method.other_penalty if self.penalty else settings.penalty
             name = (
                 candidate.name
                 + (f"-rank{rank}" if self.rank else "")

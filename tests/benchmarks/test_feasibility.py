@@ -8,7 +8,7 @@ import torch
 
 from alignez_bake.preference_pairs.records import PairRecord
 from benchmarks import feasibility, feasibility_cases, feasibility_models
-from benchmarks.feasibility_cases import Case, Outcome, study_bases, study_cases, swap_sides
+from benchmarks.feasibility_cases import STUDIED, Case, Outcome, study_bases, study_cases, swap_sides
 from benchmarks.feasibility_tables import real_gain, tables
 from examples.worlds import WORLDS
 from tests.tiny_models import save_tiny
@@ -100,21 +100,33 @@ def test_swapped_pairs_are_somebodys():
 def outcome(gain, verdict, base, edited):
     estimate = {"value": gain, "low": gain - 0.1, "high": gain + 0.1, "standard_error": 0.05}
     figures = {"prediction": {"gain": estimate, "verdict": verdict}}
-    return Outcome(full=figures, cheap=figures, base=base, persona=base + gain, edited=edited, answers=100)
+    return Outcome(
+        full=figures,
+        cheap=figures,
+        base=base,
+        persona=base + gain,
+        edited=dict(zip(STUDIED, edited, strict=True)),
+        answers=100,
+    )
 
 
 def test_tables_of_planted_outcomes():
     found = {
-        Case("persona", "obedience-50", 100, 0, 0): outcome(0.0, "unlikely", 0.5, 0.52),
-        Case("persona", "demo", 100, 0, 0): outcome(0.4, "likely", 0.5, 0.9),
-        Case("persona", "demo", 100, 0, 1): outcome(0.5, "unclear", 0.4, 0.9),
-        Case("persona", "tuned", 100, 0, 0): outcome(0.0, "unlikely", 1.0, 1.0),
-        Case("persona", "tuned", 100, 0, 1): outcome(0.0, "unlikely", 0.9, 0.9),
+        Case("persona", "obedience-50", 100, 0, 0): outcome(0.0, "unlikely", 0.5, (0.52, 0.51)),
+        Case("persona", "demo", 100, 0, 0): outcome(0.4, "likely", 0.5, (0.9, 0.7)),
+        Case("persona", "demo", 100, 0, 1): outcome(0.5, "unclear", 0.4, (0.9, 0.6)),
+        Case("persona", "tuned", 100, 0, 0): outcome(0.0, "unlikely", 1.0, (1.0, 1.0)),
+        Case("persona", "tuned", 100, 0, 1): outcome(0.0, "unlikely", 0.9, (0.9, 0.9)),
     }
-    assert real_gain(found[Case("persona", "demo", 100, 0, 0)]) == pytest.approx(0.4)
+    demo = found[Case("persona", "demo", 100, 0, 0)]
+    assert [real_gain(demo, method) for method in STUDIED] == pytest.approx([0.4, 0.2])
     text = "\n".join(tables(found))
-    assert "| obedience 50 | 100 | 0 | 0 | -10 to 10 | unlikely | unlikely | 2 | 50 | 50 | 52 | 4 |" in text
+    assert (
+        "| obedience 50 | 100 | 0 | 0 | -10 to 10 | unlikely | unlikely | 50 | 50 | 52 | 2 | 4 | 51 | 1 | 2 |" in text
+    )
     assert "| demo | 100 | 0 | 45 (40 to 50) | 35 to 55 | likely 1, unclear 1 |" in text
-    assert "| 90 (80 to 100) |" in text  # 0.4 of 0.5, and 0.5 of 0.5
-    assert "| unlikely | 3 | 1 | 0 | 2 |" in text
-    assert "- all: 5 cases and seeds, correlation 1.00, mean absolute error 0 points" in text
+    # 0.4 of 0.5 and 0.5 of 0.5; 0.2 of each.
+    assert "| 90 (80 to 100) | 65 (60 to 70) | 20 (20 to 20) | 40 (40 to 40) |" in text
+    assert "| contrastive_decoding | unlikely | 3 | 1 | 0 | 2 |" in text
+    assert "| contrastive_decoding | all | 5 | 1.00 | 0 |" in text
+    assert "| ridge | all | 5 | 0.99 | 10 |" in text

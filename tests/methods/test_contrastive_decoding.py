@@ -223,7 +223,7 @@ def test_the_penalty_that_is_asked_for_is_that_of_the_last_fit(pairs, tiny_lm64,
     assert not np.allclose(asked.edits[-1].right, fitted(lm, pairs, method).edits[-1].right, rtol=0.1)
 
 
-@pytest.mark.parametrize(("rank", "ranks"), [(2, [2, 2, 2]), (9, [4, 9, 9]), (None, [4, 16, 16])])
+@pytest.mark.parametrize(("rank", "ranks"), [(2, [2, 2, 2]), (9, [4, 9, 9]), (None, [4, 32, 32])])
 def test_a_rank_above_the_imitations_own_is_for_the_last_layer_and_the_head(pairs, tiny_lm64, rank, ranks):
     found = fitted(tiny_lm64("llama"), pairs, replace(WITH_HEAD, steps=2), rank=rank)
     assert [edit.rank for edit in found.edits] == ranks
