@@ -58,6 +58,11 @@ class FitSettings:
     penalty: float | None = None
     neutral: Path | None = None
 
+    @property
+    def fewest_neutral(self) -> int:
+        """How many texts `neutral` must hold: the fit sees every second one, and the others measure."""
+        return 2
+
     def for_objective(self, name: str | None) -> MethodSettings:
         """What the method is told; positions are none of its business."""
         return MethodSettings(

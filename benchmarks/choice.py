@@ -24,6 +24,7 @@ import torch
 from alignez_bake.asked_fit import AskedFit
 from alignez_bake.capture.run import RECORDING
 from alignez_bake.evaluation.rates import gap_closed
+from alignez_bake.feasibility.assess import spread
 from alignez_bake.lowering.hooks import edited_by_hooks
 from alignez_bake.pipeline import read_pairs_of, write_own_pairs
 from alignez_bake.progress import RichProgress
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
         for world in worlds:
             bench = WorldBench(world, options.out, options.batch_size)
             for seed in range(options.seeds):
-                runs.append(_finished(options.out, bench, seed, options.samples))
+                runs.append(_finished(options.out, bench, seed, options.samples, options.queries))
                 advance()
     around = circumstances("benchmarks.choice", arguments)
     text = "\n".join([*choice_tables(runs), "", *around.lines(), ""])
@@ -73,30 +74,32 @@ def main(arguments: list[str]) -> None:
     print(text)
 
 
-def _finished(out: Path, bench: WorldBench, seed: int, samples: int) -> dict[str, Any]:
+def _finished(out: Path, bench: WorldBench, seed: int, samples: int, queries: int | None) -> dict[str, Any]:
     """One run, from its file where it is finished."""
-    file = out / f"{bench.world.name.replace(' ', '-')}-seed{seed}-{samples}x.json"
+    of_queries = "" if queries is None else f"-{queries}-queries"
+    file = out / f"{bench.world.name.replace(' ', '-')}-seed{seed}{of_queries}-{samples}x.json"
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
-    made = _run(bench, seed, samples, out)
+    made = _run(bench, seed, samples, queries, out)
     growing = file.with_suffix(".part")
     growing.write_text(json.dumps(made) + "\n", encoding="utf-8")
     growing.rename(file)
     return made
 
 
-def _run(bench: WorldBench, seed: int, samples: int, out: Path) -> dict[str, Any]:
+def _run(bench: WorldBench, seed: int, samples: int, queries: int | None, out: Path) -> dict[str, Any]:
     world, lm = bench.world, bench.base
     settings = check_settings(lm.folder, AskedFit(seed=seed))
     assert isinstance(settings, TuneSettings)
-    split = split_queries(world.asked.queries, seed)
+    asked = world.asked.queries
+    split = split_queries(asked if queries is None else spread(asked, queries), seed)
     began = time.process_time()
     of_pairs, _ = write_own_pairs(
         lm,
         replace(world.asked, queries=tuple(split.pairs)),
         bench.form,
-        out / f"choice-pairs-{world.name.replace(' ', '_')}-seed{seed}.jsonl",
+        out / f"choice-pairs-{world.name.replace(' ', '_')}-seed{seed}-{len(split.pairs)}.jsonl",
         batch_size=bench.batch_size,
         seed=seed,
         progress=Stopwatch(),
@@ -208,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("worlds", type=Path, nargs="+", metavar="WORLD", help="folder written by examples.train")
     parser.add_argument("--out", type=Path, required=True, help="folder for figures and tables")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
+    parser.add_argument("--queries", type=int, help="that the choice gets, evenly of the world's; all unless given")
     parser.add_argument("--samples", type=int, default=SAMPLES, help="answers to each held-out query")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1, help="of torch")

@@ -257,7 +257,7 @@ def align(
     check_finite_tensors(base.tensors, progress=progress)
     lm = load_language_model(base, device=device, trust_remote_code=trust_remote_code)
     form = prompt_form(lm.tokenizer, prompt_template)
-    check_neutral(lm, settings.neutral, form, fewest=2 if isinstance(settings, FitSettings) else 1)
+    check_neutral(lm, settings.neutral, form, fewest=settings.fewest_neutral)
     growing, searching = out.with_name(f".{out.name}.pairs.jsonl"), search_file(out)
     with parents_made(out):
         # Not within the next context: a file that is refused here belongs to another run.

@@ -172,7 +172,7 @@ def fit(
         split = queries_to_judge(queries, weights, seed)
     lm = load_language_model(folder, device=device, trust_remote_code=trust_remote_code)
     form = asked.form_for(lm, prompt_template)
-    check_neutral(lm, settings.neutral, form, fewest=2 if isinstance(settings, FitSettings) else 1)
+    check_neutral(lm, settings.neutral, form, fewest=settings.fewest_neutral)
     progress = progress or NoProgress()
     if isinstance(settings, FitSettings):
         fitted = fit_named(

@@ -69,6 +69,11 @@ class TuneSettings:
     finer: FinerRungs = field(default_factory=FinerRungs)
 
     @property
+    def fewest_neutral(self) -> int:
+        """How many texts `neutral` must hold: a single one measures, and no fit sees it."""
+        return 1
+
+    @property
     def kinds(self) -> tuple[FitSettings, ...]:
         """One of each method, as strengths differ in values alone."""
         return tuple({fit.method.name: fit for fit in self.fits}.values())

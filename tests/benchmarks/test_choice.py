@@ -13,10 +13,10 @@ from examples.worlds import WORLDS
 
 @pytest.fixture
 def larger(world, tmp_path):
-    """The same world with as many queries as a choice takes."""
+    """The same world with more queries than a choice takes."""
     folder = tmp_path / "world"
     shutil.copytree(world, folder)
-    queries = WORLDS["museum"].queries("pairs")[:16]
+    queries = WORLDS["museum"].queries("pairs")[:27]
     (folder / "queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
     return folder
 
@@ -26,10 +26,11 @@ def test_it_measures_every_candidate_and_goes_on_where_it_stopped(larger, tmp_pa
     from benchmarks import measuring
 
     monkeypatch.setattr(measuring, "ANSWER_TOKENS", 6)
-    arguments = [str(larger), "--out", str(tmp_path / "out"), "--seeds", "1", "--samples", "1"]
+    arguments = [str(larger), "--out", str(tmp_path / "out"), "--seeds", "1", "--samples", "1", "--queries", "16"]
     choice.main(arguments)
     printed = capsys.readouterr().out
     (run,) = json.loads((tmp_path / "out" / "choice.json").read_text())["runs"]
+    assert run["tuning"]["queries"] == 8  # a third of 27 is 9
     assert {"base", "tuned", "contrastive_decoding-1.5", "ridge-2"} <= set(run["models"])
     assert {model["answers"] for model in run["models"].values()} == {6}
     assert run["models"]["ridge-2"]["kl"] > 0
