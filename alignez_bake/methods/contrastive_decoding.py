@@ -95,7 +95,7 @@ class ContrastiveDecoding:
         leaves_texts_alone: where there are some.
         needs_last_layer: behind it predictions are read out.
         default_rank: k, in the last layer and in the head; the layers in front have at most `imitation`'s own.
-        other_rank: of a smaller change, for bases where that is as good.
+        other_rank: of a looser fit, which a search tries.
         other_penalty: the last fit's λ with it.
         penalty: λ of `readout_fit` in the last layer.
         head_penalty: the same of the head, which is what settings can turn; None: the head stays as it is, and the last
@@ -116,8 +116,8 @@ class ContrastiveDecoding:
     leaves_texts_alone: bool = True
     needs_last_layer: bool = True
     default_rank: int = 64
-    other_rank: int = 16
-    other_penalty: float = 0.1
+    other_rank: int = 128
+    other_penalty: float = 0.01
     penalty: float = 0.01
     head_penalty: float | None = 0.03
     plausible: float = 0.05

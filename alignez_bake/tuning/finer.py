@@ -5,7 +5,7 @@ they are looked at where the first round has shown the way, and nowhere else:
 
     strength      the others that the ladder has for the method
     layers        the upper half, whose streams hold what is about to be said; the last one where a method reads out
-    rank and λ    both that bound the fit, as the method has them beside its defaults: a looser or a tighter one
+    rank and λ    both that bound the fit, as the method has them beside its defaults: a looser one
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def test_each_differs_in_strength_layers_or_what_bounds_the_fit():
     assert found == [
         replace(DECODING, name="cd-1.5-layer3", layers=(3,)),
         replace(DECODING, name="contrastive_decoding-2.5", settings=replace(settings, strength=2.5)),
-        replace(DECODING, name="cd-1.5-rank16-penalty0.1", settings=replace(settings, rank=16, penalty=0.1)),
+        replace(DECODING, name="cd-1.5-rank128-penalty0.01", settings=replace(settings, rank=128, penalty=0.01)),
     ]
 
 
@@ -35,10 +35,10 @@ def test_what_the_user_has_fixed_stays():
     assert [each.name for each in fixed.beside(DECODING)] == ["contrastive_decoding-2.5"]
     assert FinerRungs(rank=False, penalty=False, layers=False).beside(DECODING) == []
     of_rank = replace(DECODING, settings=replace(DECODING.settings, rank=3))
-    (tighter,) = FinerRungs(rank=False, layers=False).beside(of_rank)
-    assert tighter == replace(of_rank, name="cd-1.5-penalty0.1", settings=replace(of_rank.settings, penalty=0.1))
-    (narrower,) = FinerRungs(penalty=False, layers=False).beside(DECODING)
-    assert narrower == replace(DECODING, name="cd-1.5-rank16", settings=replace(DECODING.settings, rank=16))
+    (looser,) = FinerRungs(rank=False, layers=False).beside(of_rank)
+    assert looser == replace(of_rank, name="cd-1.5-penalty0.01", settings=replace(of_rank.settings, penalty=0.01))
+    (wider,) = FinerRungs(penalty=False, layers=False).beside(DECODING)
+    assert wider == replace(DECODING, name="cd-1.5-rank128", settings=replace(DECODING.settings, rank=128))
 
 
 def test_what_a_method_has_not_is_not_varied():
