@@ -5,7 +5,17 @@ for neither persona. Let W, O and P be the shares of answers that count so, amon
 persona, under the other one, and under none.
 
     contrast   W - O     how well the base's answers under its personas can be told apart by its own likelihoods
-    room       W - P     what is left: the rate that the persona reaches when it is asked, less the rate unasked
+    room       W - P     what imitation gains: the rate that the persona reaches when it is asked, less the rate unasked
+    gain       S - P     what contrastive decoding gains, the tool's default
+
+S follows from W and O. Contrastive decoding (`methods.contrastive_decoding`, (1)) aims at p* ∝ p_w^s (p_w / p_o)^(s-1).
+With answers of two kinds alone, those that count as the wanted persona's and the others, p_w and p_o are W and O, and
+
+    logit S = (2 s - 1) logit W - (s - 1) logit O
+
+In a model it is tokens that are sharpened and not kinds of answers, so this is what to expect and no bound. W and O
+enter as (k + ½) / (n + 1), k of n answers (Jeffreys' prior), since the logit of a rate of 1 is infinite. The interval
+is that of the values S + ∂S/∂W (w_i - W) + ∂S/∂O (o_i - O) - p_i of answers i, whose mean is S - P (the delta method).
 
 {r > 0} is the likelihood ratio test of one persona against the other, so of answers sampled under the very sentences
 that judge, W - O is their total variation TV(w, o), to which no judge whatever can add: for every set A of answers
@@ -14,10 +24,11 @@ never below 0 there, and at 0 only where the personas say the same.
 
     reach      TV(w, none) = E_{y ~ w} max(0, 1 - e^{-l}) = E_{y ~ none} max(0, 1 - e^{l})          l: the lead
 
-bounds the room in the eyes of every judge, by rule, human or model: imitating the persona cannot change the share of
-answers that any of them likes by more. The values under the expectation lie within [0, 1] and are near 0 where the
-persona hardly matters, so that a small reach is known well from few answers. Its upper bound is the empirical
-Bernstein bound (Maurer and Pontil, COLT 2009, theorem 4), with n means over a query and V their sample variance,
+bounds the room, but not the gain beyond it, in the eyes of every judge, by rule, human or model: imitating the persona
+cannot change the share of answers that any of them likes by more. The values under the expectation lie within [0, 1]
+and are near 0 where the persona hardly matters, so that a small reach is known well from few answers. Its upper bound
+is the empirical Bernstein bound (Maurer and Pontil, COLT 2009, theorem 4), with n means over a query and V their sample
+variance,
 
     mean + sqrt(2 V ln(2 / δ) / n) + 7 ln(2 / δ) / (3 (n - 1)),      δ = 0.05
 
@@ -50,6 +61,8 @@ if TYPE_CHECKING:
 
 ANSWERS: Final = 100
 """Under each persona and under none. A rate of one half then has a standard error of 0.05."""
+SHARPENING: Final = 1.5
+"""s of the gain: the strength that the choice tries first (`tuning.offered.LADDER`)."""
 _DELTA: Final = 0.05
 
 
@@ -70,6 +83,7 @@ class Obedience:
         plain: share of answers under no persona that count as the wanted one's: P.
         contrast: W - O, over queries.
         room: W - P, over queries.
+        gain: S - P, over queries.
         reach: TV(w, none); None where answers were not sampled under the sentences that judge.
         reward: mean r of the answers under the wanted persona, and of those under the other one, in nats.
         divergence: mean JSD of the next token under both personas, over all of these answers, in nats.
@@ -85,6 +99,7 @@ class Obedience:
     plain: Rate
     contrast: ClusteredMean
     room: ClusteredMean
+    gain: ClusteredMean
     reach: UpperBound | None
     reward: tuple[float, float]
     divergence: float
@@ -101,6 +116,7 @@ class Obedience:
             "plain": self.plain.as_json(),
             "contrast": asdict(self.contrast),
             "room": asdict(self.room),
+            "gain": asdict(self.gain),
             "reach": None if self.reach is None else self.reach._asdict(),
             "reward_nats": {"wanted": self.reward[0], "other": self.reward[1]},
             "divergence_nats": self.divergence,
@@ -224,6 +240,7 @@ def obedience_of(written: WrittenAnswers, readings: Readings, *, seed: int) -> O
         plain=_rate(counted[2]),
         contrast=estimate(counted[0] - counted[1], queries, seed=of_intervals),
         room=estimate(counted[0] - counted[2], queries, seed=of_intervals),
+        gain=estimate(_sharpened(counted[0], counted[1]) - counted[2], queries, seed=of_intervals),
         reach=_reach(readings.wanted, readings.plain, queries) if own else None,
         reward=(fmean(reading.reward for reading in readings.wanted), fmean(r.reward for r in readings.other)),
         divergence=fmean(reading.divergence for reading in both),
@@ -244,6 +261,18 @@ def upper_bound(values: Float64Array) -> UpperBound:
     mean = float(values.mean())
     high = mean + math.sqrt(2.0 * float(values.var(ddof=1)) * log / number) + 7.0 * log / (3.0 * (number - 1))
     return UpperBound(mean, min(1.0, high))
+
+
+def _sharpened(wanted: Float64Array, other: Float64Array) -> Float64Array:
+    """S + ∂S/∂W (w_i - W) + ∂S/∂O (o_i - O) of answers i, of which w_i and o_i say whether they count."""
+    w, o = ((counted.sum() + 0.5) / (len(counted) + 1.0) for counted in (wanted, other))
+    odds = (w / (1.0 - w)) ** (2.0 * SHARPENING - 1.0) * (o / (1.0 - o)) ** (1.0 - SHARPENING)
+    share = odds / (1.0 + odds)
+    slope = share * (1.0 - share)
+    by_wanted = slope * (2.0 * SHARPENING - 1.0) / (w * (1.0 - w))
+    by_other = slope * (1.0 - SHARPENING) / (o * (1.0 - o))
+    moved: Float64Array = share + by_wanted * (wanted - wanted.mean()) + by_other * (other - other.mean())
+    return moved
 
 
 def _reach(wanted: Sequence[AnswerReading], plain: Sequence[AnswerReading], queries: int) -> UpperBound:

@@ -1,14 +1,16 @@
 """Will alignment help? One of three answers, the gain to expect, and what to do about it.
 
-The gain to expect is the room (`feasibility.obedience`): an edit is fitted to imitate the wanted persona, so what that
-persona reaches when it is asked is what it can be expected to reach unasked. It is self-judged, a share of answers.
+The gain to expect is that of contrastive decoding, the default, as `feasibility.obedience` derives it from how often
+the base follows either persona. Methods that imitate the wanted persona alone can be expected to gain the room, what it
+reaches when it is asked. Both are self-judged, shares of answers.
 
     likely      every one of these that was measured is shown at 95 %: the base's answers under its personas are told
-                apart (contrast above 0); there is room (above 0); the pairs' good answers are likelier under the good
-                persona than their bad ones (more than half of the pairs, and contrast above 0); some layer tells
-                held-out pairs apart
-    unlikely    one of these is shown at 95 %: the contrast, the room, the reach, or the contrast of pairs that the base
-                wrote itself is below `WORTH`; or more than half of the pairs have their sides the wrong way round
+                apart (contrast above 0); there is something to gain (above 0); the pairs' good answers are likelier
+                under the good persona than their bad ones (more than half of the pairs, and contrast above 0); some
+                layer tells held-out pairs apart
+    unlikely    one of these is shown at 95 %: the gain is below `WORTH`; the contrast, or that of pairs that the base
+                wrote itself, is below what a gain of `WORTH` takes; or more than half of the pairs have their sides the
+                wrong way round
     unclear     anything else: the figures allow both
 
 The pairs matter because a base judges its own answers well under the very sentences that they were sampled under: a
@@ -19,7 +21,9 @@ the persona.
 
 `WORTH` is the smallest gain that somebody would see who compares the two models on a hundred answers each, the number
 that this tool recommends: with 80 % power at 5 %, (1.96 + 0.84) · sqrt(2 · ¼ / 100) = 0.2. It was not chosen by what
-the predictions come to. What would not be seen is not worth an edit; that something above it exists must be shown.
+the predictions come to. What would not be seen is not worth an edit; that something above it exists must be shown. It takes
+a contrast of 0.17, where the personas lie as far to either side of a base that stands midway:
+logit(½ + 0.2) = (3 s - 2) logit(½ + contrast / 2).
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from alignez_bake.feasibility.layers import BestLayer, best_layer
+from alignez_bake.feasibility.obedience import SHARPENING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 Verdict = Literal["likely", "unclear", "unlikely"]
 
 WORTH: Final = 0.2
+CONTRAST_WORTH: Final = 2.0 / (1.0 + ((0.5 - WORTH) / (0.5 + WORTH)) ** (1.0 / (3.0 * SHARPENING - 2.0))) - 1.0
 _ENOUGH_QUERIES: Final = 100
 _LARGE_SHARE: Final = 0.5
 
@@ -76,7 +82,7 @@ class Prediction:
         says = {
             "likely": "likely helps; expected gain",
             "unclear": "unclear; expected gain",
-            "unlikely": "unlikely to help; self-judged room",
+            "unlikely": "unlikely to help; self-judged gain",
         }
         gain = self.gain
         return (
@@ -99,21 +105,20 @@ def predict(
     best = best_layer(layers) if layers else None
     shown = (
         obedience.contrast.low > 0
-        and obedience.room.low > 0
+        and obedience.gain.low > 0
         and pairs.told_apart.low > 0.5
         and pairs.contrast.low > 0
         and (best is None or best.shown)
     )
     ruled_out = (
-        obedience.contrast.high < WORTH
-        or obedience.room.high < WORTH
-        or (obedience.reach is not None and obedience.reach.high < WORTH)
-        or (pairs.own and pairs.contrast.high < WORTH)
+        obedience.contrast.high < CONTRAST_WORTH
+        or obedience.gain.high < WORTH
+        or (pairs.own and pairs.contrast.high < CONTRAST_WORTH)
         or pairs.told_apart.high < 0.5
     )
     verdict: Verdict = "unlikely" if ruled_out else "likely" if shown else "unclear"
     advice = [*_advice_on_base(obedience, wanted), *_advice_on_pairs(pairs), *_advice_on_layers(best)]
-    return Prediction(verdict, obedience.room, tuple(_reasons(obedience, pairs, best, wanted)), tuple(advice))
+    return Prediction(verdict, obedience.gain, tuple(_reasons(obedience, pairs, best, wanted)), tuple(advice))
 
 
 def _reasons(obedience: Obedience, pairs: PairQuality, best: BestLayer | None, wanted: Side) -> list[str]:
@@ -128,7 +133,11 @@ def _reasons(obedience: Obedience, pairs: PairQuality, best: BestLayer | None, w
         f"in {_share(found.value)} of {pairs.judged} pairs the good answer is the likelier one under the good persona "
         f"(95 % interval {_share(found.low)} to {_share(found.high)}, chance 50 %)"
     )
-    reasons = [answers, sides]
+    gains = (
+        f"what sets the {wanted} persona apart, sharpened as by default, can be expected to gain "
+        f"{_signed(obedience.gain.value)} points; the persona imitated, {_signed(obedience.room.value)}"
+    )
+    reasons = [answers, gains, sides]
     if obedience.reach is not None:
         reasons.append(
             f"the {wanted} persona moves {_share(obedience.reach.value)} of the answers' probability, at most "
@@ -145,30 +154,30 @@ def _reasons(obedience: Obedience, pairs: PairQuality, best: BestLayer | None, w
 
 def _advice_on_base(obedience: Obedience, wanted: Side) -> list[str]:
     advice = []
-    contrast, room = obedience.contrast, obedience.room
-    if obedience.written_for == "personas" and (contrast.low <= 0 or contrast.high < WORTH):
+    contrast, gain = obedience.contrast, obedience.gain
+    if obedience.written_for == "personas" and (contrast.low <= 0 or contrast.high < CONTRAST_WORTH):
         right = 0.5 + 0.5 * contrast.value
         advice.append(
             f"the base does not follow its personas, as far as {obedience.queries} queries show: {_share(right)} of "
             "the answers under them are judged to be the right one's, chance is 50 %; use a larger or "
             "instruction-tuned base, or a more concrete objective"
         )
-    elif room.high < WORTH and obedience.plain.low > _LARGE_SHARE:
+    elif gain.high < WORTH and obedience.plain.low > _LARGE_SHARE:
         advice.append(
             f"there is little left to do: without being asked, {_share(obedience.plain.value)} of the answers are "
             f"judged to be the {wanted} persona's already, {_share(obedience.wanted.value)} when it is asked; align to "
             "something that this base does not do yet"
         )
-    elif room.high < WORTH:
+    elif gain.high < WORTH:
         advice.append(
             f"the {wanted} persona changes little: {_share(obedience.wanted.value)} of the answers under it are judged "
             f"to be its own, {_share(obedience.plain.value)} without it; use a more concrete objective, or a larger or "
             "instruction-tuned base"
         )
-    if room.low <= 0 and room.high >= WORTH:
+    if gain.low <= 0 and gain.high >= WORTH:
         more = "give more" if obedience.written_for == "personas" else "`explain --feasibility` asks more"
         advice.append(
-            f"answers to {obedience.queries} queries leave the gain within {_signed(room.low)} to {_signed(room.high)} "
+            f"answers to {obedience.queries} queries leave the gain within {_signed(gain.low)} to {_signed(gain.high)} "
             f"points: {more}, about {_ENOUGH_QUERIES}"
         )
     return advice
@@ -181,7 +190,7 @@ def _advice_on_pairs(pairs: PairQuality) -> list[str]:
             f"in {_share(1 - pairs.told_apart.value)} of the pairs the bad answer is the likelier one under the good "
             "persona: the sides look swapped; check them"
         )
-    elif pairs.told_apart.low <= 0.5 or pairs.contrast.low <= 0 or (pairs.own and pairs.contrast.high < WORTH):
+    elif pairs.told_apart.low <= 0.5 or pairs.contrast.low <= 0 or (pairs.own and pairs.contrast.high < CONTRAST_WORTH):
         right = _share(0.5 + 0.5 * pairs.contrast.value)
         shows = f"{right} of the answers of {pairs.judged} pairs are judged to be their own persona's, chance is 50 %"
         advice.append(

@@ -48,6 +48,7 @@ def _figures(name: str, feasibility: Feasibility) -> Table:
         (f"answers under the {other} persona judged its own", *_rate(obedience.other)),
         (f"answers without persona judged the {wanted} one's", *_rate(obedience.plain)),
         (f"room: under the {wanted} persona less without", *_estimate(obedience.room)),
+        ("gain to expect of contrastive decoding", *_estimate(obedience.gain)),
         ("contrast of the personas", *_estimate(obedience.contrast)),
         *([] if obedience.reach is None else [("reach of the persona, for any judge", *_bound(obedience.reach))]),
         ("next token under both: JSD, nats", f"{obedience.divergence:.3g}", ""),

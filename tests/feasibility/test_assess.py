@@ -29,7 +29,8 @@ def test_a_base_that_obeys_is_likely_to_be_helped(demo_found, capsys):
     assert len(demo_found.layers) == 6
     print_tables(*feasibility_tables({"helpful": demo_found}))
     shown = capsys.readouterr().out
-    assert "Prediction for helpful: likely helps; expected gain +4" in shown
+    assert "Prediction for helpful: likely helps; expected gain +" in shown
+    assert "the persona imitated, +4" in shown
     values = demo_found.to_json()
     assert [layer["layer"] for layer in values["layers"]] == list(range(6))
     assert values["prediction"]["verdict"] == "likely"

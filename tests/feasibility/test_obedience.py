@@ -5,6 +5,7 @@ import pytest
 
 from alignez_bake.feasibility.contrast import AnswerReading
 from alignez_bake.feasibility.obedience import (
+    SHARPENING,
     Readings,
     WrittenAnswers,
     answers_of_personas,
@@ -12,6 +13,7 @@ from alignez_bake.feasibility.obedience import (
     read_written,
     upper_bound,
 )
+from alignez_bake.tuning.offered import LADDER
 
 WANTED = np.array([0.5, 0.3, 0.1, 0.1])
 OTHER = np.array([0.1, 0.1, 0.5, 0.3])
@@ -28,11 +30,11 @@ def reading(answer, wanted, other, plain):
     )
 
 
-def planted(number, queries, wanted=WANTED, other=OTHER, plain=PLAIN, written_for="personas"):
-    rng = np.random.default_rng(0)
+def planted(number, queries, wanted=WANTED, other=OTHER, plain=PLAIN, written_for="personas", seed=0):
+    rng = np.random.default_rng(seed)
     readings = Readings(
         *(
-            [reading(answer, wanted, other, plain) for answer in rng.choice(4, size=number, p=shares)]
+            [reading(answer, wanted, other, plain) for answer in rng.choice(len(shares), size=number, p=shares)]
             for shares in (wanted, other, plain)
         )
     )
@@ -51,6 +53,31 @@ def test_contrast_and_reach_are_total_variations():
     assert found.plain.value == pytest.approx(0.5, abs=0.05)
     assert found.reward[0] > 0.5
     assert found.reward[1] < -0.5
+
+
+def test_the_gain_is_that_of_the_two_kinds_of_answers_sharpened():
+    # Of two answers alone, (1) of contrastive decoding by hand.
+    s, wanted, other, plain = SHARPENING, np.array([0.6, 0.4]), np.array([0.45, 0.55]), np.array([0.5, 0.5])
+    aim = wanted**s * (wanted / other) ** (s - 1)
+    expected = aim[0] / aim.sum() - plain[0]
+    found = [obedience_of(*planted(100, 100, wanted, other, plain, seed=seed), seed=0).gain for seed in range(200)]
+    values = np.array([gain.value for gain in found])
+    assert values.mean() == pytest.approx(expected, abs=0.02)
+    assert expected > wanted[0] - plain[0] + 0.1
+    assert np.mean([gain.standard_error for gain in found]) == pytest.approx(values.std(), rel=0.2)
+    assert 0.9 <= np.mean([gain.low <= expected <= gain.high for gain in found]) <= 0.98
+
+
+def test_rates_of_nothing_and_all_have_a_gain():
+    certain = np.array([1 - 1e-9, 1e-9])
+    found = obedience_of(*planted(50, 50, certain, certain[::-1], np.array([0.5, 0.5])), seed=0)
+    assert found.gain.value == pytest.approx(1 - found.plain.value, abs=1e-3)
+    assert np.isfinite([found.gain.low, found.gain.high]).all()
+
+
+def test_the_gain_is_of_the_strength_that_the_choice_tries_first():
+    (first,) = LADDER[0].first
+    assert (LADDER[0].method, first) == ("contrastive_decoding", SHARPENING)
 
 
 def test_the_reach_of_a_persona_that_says_nothing_is_small_for_sure():

@@ -24,6 +24,7 @@ OBEYS = Obedience(
     plain=rate(48, 100),
     contrast=around(0.82, 0.1),
     room=around(0.44, 0.13),
+    gain=around(0.5, 0.12),
     reach=UpperBound(0.45, 0.6),
     reward=(2.0, -2.0),
     divergence=0.04,
@@ -48,11 +49,12 @@ SILENT = (LayerReport(4, {"last": LayerFigures(Separability(rate(28, 50), 0.24),
 
 def test_a_base_that_obeys_and_has_room():
     found = predict(OBEYS, PAIRS, SPEAKS)
-    assert (found.verdict, found.gain, found.advice) == ("likely", OBEYS.room, ())
+    assert (found.verdict, found.gain, found.advice) == ("likely", OBEYS.gain, ())
     assert found.sentence == (
-        "likely helps; expected gain +44 points of good answers, standard error 7, 95 % interval +31 to +57"
+        "likely helps; expected gain +50 points of good answers, standard error 6, 95 % interval +38 to +62"
     )
     assert "92 % of the answers under the good persona" in found.reasons[0]
+    assert "gain +50 points; the persona imitated, +44" in found.reasons[1]
     assert "layer 4 (last) tells 46 of 50" in found.reasons[-1]
     assert predict(OBEYS, PAIRS, ()).verdict == "likely"
 
@@ -61,7 +63,7 @@ def test_a_base_that_obeys_and_has_room():
     ("obedience", "pairs", "layers", "verdict", "advice"),
     [
         pytest.param(
-            {"contrast": around(0.04, 0.1), "room": around(0.02, 0.1)},
+            {"contrast": around(0.04, 0.1), "gain": around(0.05, 0.1)},
             {},
             SPEAKS,
             "unlikely",
@@ -69,7 +71,7 @@ def test_a_base_that_obeys_and_has_room():
             id="ignores its personas",
         ),
         pytest.param(
-            {"room": around(0.01, 0.05), "plain": rate(91, 100)},
+            {"gain": around(0.01, 0.05), "plain": rate(91, 100)},
             {},
             SPEAKS,
             "unlikely",
@@ -77,7 +79,7 @@ def test_a_base_that_obeys_and_has_room():
             id="nothing left to do",
         ),
         pytest.param(
-            {"room": around(0.2, 0.3), "queries": 16},
+            {"gain": around(0.2, 0.3), "queries": 16},
             {},
             SPEAKS,
             "unclear",
@@ -85,8 +87,14 @@ def test_a_base_that_obeys_and_has_room():
             id="few queries",
         ),
         pytest.param(
-            {"reach": UpperBound(0.05, 0.15)}, {}, SPEAKS, "unlikely", "", id="no judge could see the persona"
+            {"room": around(0.08, 0.05), "reach": UpperBound(0.05, 0.15), "gain": around(0.24, 0.1)},
+            {},
+            SPEAKS,
+            "likely",
+            "",
+            id="imitation would not be seen, but what sets the persona apart is",
         ),
+        pytest.param({"contrast": around(0.1, 0.06)}, {}, SPEAKS, "unlikely", "55 % of the answers", id="too alike"),
         pytest.param(
             {},
             {"contrast": around(0.02, 0.1), "told_apart": rate(60, 95)},
