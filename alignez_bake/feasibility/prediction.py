@@ -21,8 +21,8 @@ the persona.
 
 `WORTH` is the smallest gain that somebody would see who compares the two models on a hundred answers each, the number
 that this tool recommends: with 80 % power at 5 %, (1.96 + 0.84) · sqrt(2 · ¼ / 100) = 0.2. It was not chosen by what
-the predictions come to. What would not be seen is not worth an edit; that something above it exists must be shown. It takes
-a contrast of 0.17, where the personas lie as far to either side of a base that stands midway:
+the predictions come to. What would not be seen is not worth an edit; that something above it exists must be shown.
+A gain of it takes a contrast of 0.17, where the personas lie as far to either side of a base that stands midway:
 logit(½ + 0.2) = (3 s - 2) logit(½ + contrast / 2).
 """
 
