@@ -23,7 +23,7 @@ How both changes are found is derived in `methods.readout_fit`. What it counts a
     w_t      in front of it, the personas' disagreement about the next token (`capture.weights`)
 
 and to the rest, 1 - u_t, the base's own prediction is the aim. So it is at every token of texts that are to be left
-alone, where there are some: an even sample of them, of at most a third as many tokens as the pairs have.
+alone, where there are some: an even sample of them, of at most two thirds as many tokens as the pairs have.
 
 **Why not the stream itself.** `residual_ridge` with s > 1 leads the stream beyond the good persona along a difference
 of streams, which raises whatever the good persona likes better, also tokens that neither would say; and behind the norm
@@ -75,7 +75,7 @@ _TIED: Final = (
     "embedding, so that contrastive_decoding can change it too"
 )
 _ROWS_AT_A_TIME: Final = 256
-_LEFT_ALONE_SHARE: Final = 3
+_LEFT_ALONE_SHARE: Final = 2 / 3
 
 
 @dataclass(frozen=True)
@@ -257,8 +257,8 @@ class _Recording(NamedTuple):
     counted: torch.Tensor
 
     def followed_by(self, inputs: Float32Array, edited: Float32Array, base: Float32Array) -> _Recording:
-        """With rows of texts that are to be left alone, at most a third as many, evenly: u_t is 0 at all of them."""
-        most = max(1, len(self.counted) // _LEFT_ALONE_SHARE)
+        """With rows of texts that are to be left alone, at most two thirds as many, evenly: u_t is 0 at all of them."""
+        most = max(1, int(len(self.counted) * _LEFT_ALONE_SHARE))
         rows = np.linspace(0, len(inputs) - 1, min(most, len(inputs))).round().astype(np.int64)
 
         def joined(mine: torch.Tensor, more: Float32Array) -> torch.Tensor:
