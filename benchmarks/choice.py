@@ -2,7 +2,8 @@
 
 For each world and seed the base writes pairs, every candidate of `--method auto` is fitted, and the search chooses one
 without labels, as the tool does by default. Then the rule that made the world judges what each of them answers to other
-queries: the chosen one, all the others, base, persona in the prompt, and tuned twin. The best candidate is picked by
+queries: the chosen one, all the others, base, persona in the prompt, and tuned twin; base, chosen one and twin also
+when the prompt asks for the bad persona. The best candidate is picked by
 rule on one half of the subjects and scored, beside the chosen one, on the other half. Finished runs stay in DIR: the
 same command goes on where an interrupted one stopped.
 """
@@ -35,7 +36,7 @@ from alignez_bake.tuning.offered import TuneSettings, check_settings
 from alignez_bake.tuning.search import round_name
 from alignez_bake.tuning.tuner import split_queries, tune
 from benchmarks.cells import Cell
-from benchmarks.choice_tables import choice_tables
+from benchmarks.choice_tables import CHOSEN, choice_tables
 from benchmarks.circumstances import circumstances, load_average
 from benchmarks.measuring import WorldBench
 from benchmarks.stopwatch import Stopwatch
@@ -134,6 +135,16 @@ def _run(bench: WorldBench, seed: int, samples: int, queries: int | None, out: P
         TUNED: bench.figures(_cell(world, TUNED, seed, samples), bench.tuned),
         **{name: _judged(bench, seed, samples, name, plan) for name, plan in plans.items()},
     }
+    bad = persona_sentence(objectives[0], "bad")
+    under_bad = {
+        BASE: _judged(bench, seed, samples, sentence=bad),
+        **(
+            {}
+            if (chosen := tuned.result.chosen) is None
+            else {CHOSEN: _judged(bench, seed, samples, chosen, plans[chosen], sentence=bad)}
+        ),
+        TUNED: bench.figures(_cell(world, TUNED, seed, samples), bench.tuned, sentence=bad),
+    }
     return {
         "world": world.name,
         "seed": seed,
@@ -150,6 +161,7 @@ def _run(bench: WorldBench, seed: int, samples: int, queries: int | None, out: P
             }
             for name, measured in figures.items()
         },
+        "under_bad_persona": {name: 100 * sum(one.good) / samples / len(one.good) for name, one in under_bad.items()},
         "halves": _halves(world, figures, list(plans), tuned.result.chosen),
     }
 
@@ -191,13 +203,21 @@ def _halves(
     return {"best of grid": best, "gap": scored}
 
 
-def _judged(bench: WorldBench, seed: int, samples: int, name: str = BASE, plan: EditPlan | None = None) -> Measured:
+def _judged(
+    bench: WorldBench,
+    seed: int,
+    samples: int,
+    name: str = BASE,
+    plan: EditPlan | None = None,
+    *,
+    sentence: str | None = None,
+) -> Measured:
+    """The base's figures, with a plan's edits in place and after a persona's sentence where there are such."""
     cell = _cell(bench.world, name, seed, samples)
     if plan is None:
-        return bench.figures(cell, bench.base)
-    return bench.figures(
-        cell, bench.base, editing=partial(edited_by_hooks, bench.base.model, bench.base.architecture, plan)
-    )
+        return bench.figures(cell, bench.base, sentence=sentence)
+    editing = partial(edited_by_hooks, bench.base.model, bench.base.architecture, plan)
+    return bench.figures(cell, bench.base, editing=editing, sentence=sentence)
 
 
 def _cell(world: WorldFolder, name: str, seed: int, samples: int) -> Cell:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from alignez_bake.evaluation.rates import gap_closed
 from benchmarks.figures import Spread
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     Run = Mapping[str, Any]
 
 
+CHOSEN: Final = "chosen"
+
+
 def choice_tables(runs: Sequence[Run]) -> list[str]:
-    """What was chosen in each run, then every candidate in every world.
+    """What was chosen in each run, then every candidate in every world, then who obeys a bad persona.
 
     Args:
         runs: as `benchmarks.choice` keeps them.
     """
-    return [*_chosen(runs), "", *_candidates(runs)]
+    return [*_chosen(runs), "", *_candidates(runs), "", *_under_bad_persona(runs)]
 
 
 def _chosen(runs: Sequence[Run]) -> list[str]:
@@ -82,6 +85,20 @@ def _candidates(runs: Sequence[Run]) -> list[str]:
             cells.append(Spread.of(gaps).text(1) if gaps else "-")
         rows.append((name, *cells))
     return [markdown_table(("gap closed, %", *worlds), rows)]
+
+
+def _under_bad_persona(runs: Sequence[Run]) -> list[str]:
+    """Good answers where the prompt asks for the bad persona: mean over seeds, lowest to highest."""
+    worlds = list(dict.fromkeys(run["world"] for run in runs))
+    rows = []
+    for name in (BASE, CHOSEN, TUNED):
+        cells = []
+        for world in worlds:
+            found = [run["under_bad_persona"].get(name) for run in runs if run["world"] == world]
+            shares = [share for share in found if share is not None]
+            cells.append(Spread.of(shares).text(1) if shares else "-")
+        rows.append((name, *cells))
+    return [markdown_table(("good answers when the bad persona is asked for, %", *worlds), rows)]
 
 
 def _gap(run: Run, name: str) -> float:

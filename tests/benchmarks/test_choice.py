@@ -34,6 +34,7 @@ def test_it_measures_every_candidate_and_goes_on_where_it_stopped(larger, tmp_pa
     assert {"base", "tuned", "contrastive_decoding-1.5", "ridge-2"} <= set(run["models"])
     assert {model["answers"] for model in run["models"].values()} == {6}
     assert run["models"]["ridge-2"]["kl"] > 0
+    assert {"base", "tuned"} <= set(run["under_bad_persona"])
     assert run["models"]["base"]["kl"] == 0
     points = {point["candidate"] for point in run["tuning"]["points"]}
     assert {f"{rung.method}-{strength:g}" for rung in LADDER for strength in rung.first} < points
@@ -59,6 +60,7 @@ def planted(seed, chosen, good):
         "tuning": {"points": [point]},
         "cpu_seconds": {"pairs": 4.0, "capture": 2.0, "tuning": 9.0},
         "models": {name: model(count) for name, count in counts.items()},
+        "under_bad_persona": {"base": 5.0, "tuned": 70.0} | ({} if chosen is None else {"chosen": 10.0 + seed}),
         "halves": {"best of grid": "ridge-2", "gap": {"best of grid": 71.0}},
     }
 
@@ -69,3 +71,5 @@ def test_tables_of_planted_runs():
     assert "| w, 1 | 50.0 | 80.0 | 90.0 | nothing | - | - | - |" in text
     assert "-, 71.0 (ridge-2) | 4.0, 2.0, 9.0 | 1.50 |" in text
     assert "| ridge-2 | 62.5 (50.0 to 75.0) |" in text
+    assert "| base | 5.0 (5.0 to 5.0) |" in text
+    assert "| chosen | 10.0 (10.0 to 10.0) |" in text  # of the one run that chose something
