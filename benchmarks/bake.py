@@ -98,8 +98,10 @@ def _heading(arguments: list[str], workdir: Path) -> dict[str, Any]:
 
 
 def _write(
-    out: Path, rounds: int, sizes: dict[str, SizeFigures], skipped: dict[str, str], heading: dict[str, Any]
+    out: Path, rounds: int, measured: dict[str, SizeFigures], skipped: dict[str, str], heading: dict[str, Any]
 ) -> None:
+    # However they were run: figures grow over size.
+    sizes = dict(sorted(measured.items(), key=lambda entry: entry[1].weights_bytes))
     result = {
         **heading,
         "load_after": load_average(),

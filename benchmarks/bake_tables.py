@@ -75,7 +75,7 @@ def peft_line(figures: SizeFigures) -> str | None:
 def memory_table(sizes: Mapping[str, SizeFigures]) -> str:
     """Peak of anonymous memory by size, and how it grows."""
     rows = []
-    required = f"below {MOST_ANONYMOUS / _MB:.0f}; last over first 0.9 to 1.1"
+    required = f"below {MOST_ANONYMOUS / _MB:.0f}; largest over smallest 0.9 to 1.1"
     for name in SUBJECTS:
         peaks = anonymous_peaks(sizes, name)
         if not peaks:
@@ -85,11 +85,11 @@ def memory_table(sizes: Mapping[str, SizeFigures]) -> str:
         if growth is None:
             row += ["", ""]
         else:
-            first, *_, last = peaks.values()
-            row += [f"{growth * _GB / _MB:.1f}", f"{last / first:.2f}"]
+            smallest, *_, largest = peaks.values()
+            row += [f"{growth * _GB / _MB:.1f}", f"{largest / smallest:.2f}"]
         rows.append([*row, required if name in MOST_TIMES_COPY else ""])
     headings = [f"{size} ({figures.weights_bytes / _GB:.2f} GB)" for size, figures in sizes.items()]
-    return markdown_table(["anonymous, MB", *headings, "slope, MB a GB", "last over first", "required"], rows)
+    return markdown_table(["anonymous, MB", *headings, "slope, MB a GB", "largest over smallest", "required"], rows)
 
 
 def anonymous_peaks(sizes: Mapping[str, SizeFigures], name: str) -> dict[str, float]:

@@ -233,7 +233,7 @@ def test_tables_give_medians_ratios_and_growth():
     assert slope({"0.5": small}, BAKE) is None
     assert slope({"0.5": small, "3": large}, BAKE) == pytest.approx(0.01)
     assert memory_table({"0.5": small, "3": large}).splitlines()[-1] == (
-        "| bake | 200 | 220 | 10.0 | 1.10 | below 500; last over first 0.9 to 1.1 |"
+        "| bake | 200 | 220 | 10.0 | 1.10 | below 500; largest over smallest 0.9 to 1.1 |"
     )
     assert memory_table({"0.5": small}).splitlines()[-1].startswith("| bake | 200 |  |  |")
 
