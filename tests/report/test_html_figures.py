@@ -134,6 +134,13 @@ def test_layers_have_a_figure_for_each_quantity_that_varies():
     assert layer_figures([]) == []
 
 
+def test_a_single_layer_is_a_whole_number_on_the_axis():
+    (drawing,) = layer_figures([SiteFigures("mlp_write.5", "a", 1.0, spectra={"s": (4.0, 3.0)})])
+    found = texts(drawing)
+    assert "5" in found
+    assert not [text for text in found if re.fullmatch(r"[45]\.\d+", text) and 4.5 < float(text) < 5.5]
+
+
 def test_lines_over_layers_are_the_sites_values_in_order():
     sites = [
         SiteFigures("attn_write.2", "a", 3.0, spectra={"s": (4.0, 1.0)}),

@@ -90,7 +90,8 @@ def _figure(series: int) -> tuple[Figure, Axes]:
 
 
 def _finish(figure: Figure, axes: Axes, quantity: str, series: int) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # With fewer than two whole numbers in sight it would show halves and tenths of layers.
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("layer")
     axes.set_ylabel(label(quantity))
     if series > 1:
