@@ -100,7 +100,8 @@ def eval_command(
         typer.Option(
             "--neutral",
             metavar="F.txt",
-            help="Texts that the edit should leave alone, one a line, for perplexity and KL; shipped ones if left out.",
+            help="Texts that the edit should leave alone, one a line, or JSON lines with 'text', for perplexity and "
+            "KL; shipped ones if left out.",
         ),
     ] = None,
     prompt_template: options.PromptTemplate = None,

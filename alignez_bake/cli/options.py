@@ -87,8 +87,8 @@ Neutral = Annotated[
     typer.Option(
         "--neutral",
         metavar="F.txt",
-        help="Texts to leave alone, one a line: the fits see every second one, the others measure the drift. Short "
-        "ones come with the tool, and only measure, where an edit is chosen.",
+        help="Texts to leave alone, one a line, or JSON lines with 'text': the fits see every second one, the others "
+        "measure the drift. Short ones come with the tool, and only measure, where an edit is chosen.",
     ),
 ]
 Layers = Annotated[

@@ -7,7 +7,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alignez_bake.errors import BadInputError
-from alignez_bake.safetensors_io.strict_json import parse_object, shown
+from alignez_bake.prompts.text_lines import read_text_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +33,7 @@ class Queries(NamedTuple):
 def read_queries(path: Path) -> Queries:
     """Read a file of queries: JSON lines with the key `query`, or plain lines.
 
-    The first line that is not blank decides for the whole file: JSON lines if it begins with "{". Blank lines
-    are dropped. A plain line is a query without white space at its ends; a JSON query is kept as it is.
+    Which of them, the first line decides (`text_lines.read_text_lines`). Blank lines are dropped.
 
     Raises:
         BadInputError: no such file, too large, not UTF-8, no query in it, or a line that does not fit; the
@@ -44,19 +43,12 @@ def read_queries(path: Path) -> Queries:
         raise BadInputError(f"no such file of queries: {path}")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise BadInputError(f"{path} has {path.stat().st_size} bytes: a file of queries has at most {MAX_FILE_BYTES}")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    # Not splitlines(): U+2028 and the like are legal inside of a JSON string.
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = read_text_lines(path, "query")
     if not lines:
         raise BadInputError(f"{path} holds no query")
-    as_json = lines[0][1].startswith("{")
     distinct: dict[str, Query] = {}
-    for number, line in lines:
-        query = _json_query(line, f"{path}, line {number}") if as_json else {"query": line}
-        distinct.setdefault(query["query"], query)
+    for line in lines:
+        distinct.setdefault(line.entry["query"], line.entry)
     return Queries(list(distinct.values()), len(lines) - len(distinct))
 
 
@@ -73,16 +65,6 @@ def shipped_queries(objective: str) -> list[Query]:
     entries = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     fitting = [entry for entry in entries if objective in entry["objectives"]]
     return [{"query": entry["query"]} for entry in fitting or entries]
-
-
-def _json_query(line: str, place: str) -> Query:
-    if not line.startswith("{"):
-        raise BadInputError(f"{place} is no JSON object, but the file's first line is one: {shown(line)}")
-    entry = parse_object(line.encode("utf-8"), place)
-    text = entry.get("query")
-    if not isinstance(text, str) or not text.strip():
-        raise BadInputError(f"{place} has no text under the key 'query'")
-    return entry
 
 
 def neutral_texts() -> list[str]:

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.prompts.text_lines import read_text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,28 +52,26 @@ def check_neutral_file(path: Path) -> None:
 
 
 def read_neutral_texts(path: Path, form: PromptForm) -> list[str]:
-    """Neutral texts of a user's own, one a line; blank lines are dropped.
+    """Neutral texts of a user's own: plain lines, or JSON lines with the key `text`, whose texts may be many lines.
 
     Args:
-        path: the file.
+        path: the file; `text_lines.read_text_lines` says which of both it is.
         form: how texts become tokens.
 
     Raises:
-        BadInputError: no such file, too large, not UTF-8, no text in it, or a text of a single token, which leaves
-            nothing to predict; the message has its line.
+        BadInputError: no such file, too large, not UTF-8, no text in it, a line that does not fit, or a text of a
+            single token, which leaves nothing to predict; the message has its line.
     """
     check_neutral_file(path)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    lines = read_text_lines(path, "text")
     if not lines:
         raise BadInputError(f"{path} holds no neutral text: give some, one a line")
-    for number, line in lines:
-        if len(form.text_ids(line)) < 2:
-            raise BadInputError(f"{path}, line {number} is a single token, which leaves nothing to predict: {line!r}")
-    return [line for _, line in lines]
+    for number, entry in lines:
+        if len(form.text_ids(entry["text"])) < 2:
+            raise BadInputError(
+                f"{path}, line {number} is a single token, which leaves nothing to predict: {entry['text']!r}"
+            )
+    return [entry["text"] for _, entry in lines]
 
 
 def split_neutral(path: Path | None, form: PromptForm, *, seen: bool) -> NeutralSplit:

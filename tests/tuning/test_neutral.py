@@ -21,6 +21,14 @@ def test_a_file_of_ones_own(tmp_path, form):
     assert read_neutral_texts(path, form) == ["Rain in the north.", "Zwölf Äpfel.\u2028Still the same text."]
 
 
+def test_texts_of_many_lines_are_json_lines(tmp_path, form):
+    path = tmp_path / "neutral.jsonl"
+    path.write_text(
+        '{"text": "Human: Hello?\\nAssistant: Go away."}\n\n{"text": " Rain in the north. ", "kind": "weather"}\n'
+    )
+    assert read_neutral_texts(path, form) == ["Human: Hello?\nAssistant: Go away.", " Rain in the north. "]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -28,6 +36,9 @@ def test_a_file_of_ones_own(tmp_path, form):
         (b" \n\n", "holds no neutral text"),
         (b"Rain.\n\xff\n", "is not UTF-8 text: invalid start byte at byte 6"),
         (b"Rain in the north.\n\na\n", "line 3 is a single token, which leaves nothing to predict: 'a'"),
+        (b'{"text": "Rain in the north."}\nSun.', "line 2 is no JSON object, but the file's first line is one: .*Sun"),
+        (b'\n{"words": "Rain in the north."}', "line 2 has no text under the key 'text'"),
+        (b'{"text": "a"}', "line 1 is a single token, which leaves nothing to predict: 'a'"),
         (b"Rain. " * 20, "has 120 bytes: a file of neutral texts has at most 100"),
     ],
 )
