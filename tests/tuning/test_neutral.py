@@ -1,6 +1,12 @@
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
 from alignez_bake.errors import BadInputError
+from alignez_bake.preference_pairs.records import PairRecord
 from alignez_bake.prompts.prompt_form import prompt_form
 from alignez_bake.prompts.queries import neutral_texts
 from alignez_bake.tuning import neutral
@@ -27,6 +33,21 @@ def test_texts_of_many_lines_are_json_lines(tmp_path, form):
         '{"text": "Human: Hello?\\nAssistant: Go away."}\n\n{"text": " Rain in the north. ", "kind": "weather"}\n'
     )
     assert read_neutral_texts(path, form) == ["Human: Hello?\nAssistant: Go away.", " Rain in the north. "]
+
+
+def test_bad_sides_become_texts_to_leave_alone_as_the_docs_say(tmp_path, form, monkeypatch):
+    docs = Path(__file__).parents[2] / "docs" / "choice.md"
+    (snippet,) = re.findall(r"```python\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    records = [
+        PairRecord({"query": "Hello?"}, "helpful", side, f"A {side} answer.", "c", f"Be {side}.\nHello?\n", seed=1)
+        for side in ("good", "bad")
+    ]
+    header = {"format": "pairs"}
+    lines = [header, *map(asdict, records)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(snippet, str(docs), "exec"), {})
+    assert read_neutral_texts(tmp_path / "keep.jsonl", form) == ["Be bad.\nHello?\n A bad answer."]
 
 
 @pytest.mark.parametrize(
