@@ -47,7 +47,7 @@ def test_bad_sides_become_texts_to_leave_alone_as_the_docs_say(tmp_path, form, m
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.chdir(tmp_path)
     exec(compile(snippet, str(docs), "exec"), {})
-    assert read_neutral_texts(tmp_path / "keep.jsonl", form) == ["Be bad.\nHello?\n A bad answer."]
+    assert read_neutral_texts(tmp_path / "keep.jsonl", form) == ["Be bad.\nHello?\nA bad answer."]
 
 
 @pytest.mark.parametrize(
