@@ -3,9 +3,9 @@
 For each world and seed the base writes pairs, every candidate of `--method auto` is fitted, and the search chooses one
 without labels, as the tool does by default. Then the rule that made the world judges what each of them answers to other
 queries: the chosen one, all the others, base, persona in the prompt, and tuned twin; base, chosen one and twin also
-when the prompt asks for the bad persona. The best candidate is picked by
-rule on one half of the subjects and scored, beside the chosen one, on the other half. Finished runs stay in DIR: the
-same command goes on where an interrupted one stopped.
+when the prompt asks for the bad persona. The best candidate is picked by rule on one half of the subjects and scored,
+beside the chosen one, on the other half. Finished runs stay in DIR: the same command goes on where an interrupted one
+stopped.
 """
 
 from __future__ import annotations
@@ -135,20 +135,11 @@ def _run(bench: WorldBench, seed: int, samples: int, queries: int | None, out: P
         TUNED: bench.figures(_cell(world, TUNED, seed, samples), bench.tuned),
         **{name: _judged(bench, seed, samples, name, plan) for name, plan in plans.items()},
     }
-    bad = persona_sentence(objectives[0], "bad")
-    under_bad = {
-        BASE: _judged(bench, seed, samples, sentence=bad),
-        **(
-            {}
-            if (chosen := tuned.result.chosen) is None
-            else {CHOSEN: _judged(bench, seed, samples, chosen, plans[chosen], sentence=bad)}
-        ),
-        TUNED: bench.figures(_cell(world, TUNED, seed, samples), bench.tuned, sentence=bad),
-    }
+    chosen = tuned.result.chosen
     return {
         "world": world.name,
         "seed": seed,
-        "chosen": tuned.result.chosen,
+        "chosen": chosen,
         "tuning": tuned.result.to_json(),
         "cpu_seconds": {"pairs": pairs_seconds, "capture": clock.capture, "tuning": tuning_seconds},
         "load": load_average(),
@@ -161,8 +152,8 @@ def _run(bench: WorldBench, seed: int, samples: int, queries: int | None, out: P
             }
             for name, measured in figures.items()
         },
-        "under_bad_persona": {name: 100 * sum(one.good) / samples / len(one.good) for name, one in under_bad.items()},
-        "halves": _halves(world, figures, list(plans), tuned.result.chosen),
+        "under_bad_persona": _under_bad_persona(bench, seed, samples, None if chosen is None else plans[chosen]),
+        "halves": _halves(world, figures, list(plans), chosen),
     }
 
 
@@ -201,6 +192,18 @@ def _halves(
         if name is not None
     }
     return {"best of grid": best, "gap": scored}
+
+
+def _under_bad_persona(bench: WorldBench, seed: int, samples: int, chosen: EditPlan | None) -> dict[str, float]:
+    """Good answers of base, chosen edits and tuned twin where the prompt asks for the bad persona, per cent."""
+    bad = persona_sentence(bench.world.asked.objectives[0], "bad")
+    judged = {
+        BASE: _judged(bench, seed, samples, sentence=bad),
+        TUNED: bench.figures(_cell(bench.world, TUNED, seed, samples), bench.tuned, sentence=bad),
+    }
+    if chosen is not None:
+        judged[CHOSEN] = _judged(bench, seed, samples, CHOSEN, chosen, sentence=bad)
+    return {name: 100 * sum(one.good) / samples / len(one.good) for name, one in judged.items()}
 
 
 def _judged(

@@ -10,7 +10,7 @@ from benchmarks.markdown import markdown_table
 from benchmarks.subjects import BASE, PROMPTED, TUNED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     Run = Mapping[str, Any]
 
@@ -74,31 +74,39 @@ def _halves(run: Run) -> str:
 
 
 def _candidates(runs: Sequence[Run]) -> list[str]:
-    """Gap closed by every candidate: mean over seeds, lowest to highest."""
+    """Gap closed by every candidate."""
+    names = dict.fromkeys(name for run in runs for name in run["models"] if name not in (BASE, TUNED))
+
+    def gap(run: Run, name: str) -> float | None:
+        return _gap(run, name) if name in run["models"] else None
+
+    return _by_world("gap closed, %", runs, list(names), gap)
+
+
+def _under_bad_persona(runs: Sequence[Run]) -> list[str]:
+    """Good answers where the prompt asks for the bad persona."""
+
+    def good(run: Run, name: str) -> float | None:
+        share: float | None = run["under_bad_persona"].get(name)
+        return share
+
+    return _by_world("good answers when the bad persona is asked for, %", runs, (BASE, CHOSEN, TUNED), good)
+
+
+def _by_world(
+    heading: str, runs: Sequence[Run], names: Sequence[str], figure: Callable[[Run, str], float | None]
+) -> list[str]:
+    """One row a name, one column a world: mean over seeds, lowest to highest, of the runs that have the figure."""
     worlds = list(dict.fromkeys(run["world"] for run in runs))
-    names = list(dict.fromkeys(name for run in runs for name in run["models"] if name not in (BASE, TUNED)))
     rows = []
     for name in names:
         cells = []
         for world in worlds:
-            gaps = [_gap(run, name) for run in runs if run["world"] == world and name in run["models"]]
-            cells.append(Spread.of(gaps).text(1) if gaps else "-")
+            found = [figure(run, name) for run in runs if run["world"] == world]
+            values = [value for value in found if value is not None]
+            cells.append(Spread.of(values).text(1) if values else "-")
         rows.append((name, *cells))
-    return [markdown_table(("gap closed, %", *worlds), rows)]
-
-
-def _under_bad_persona(runs: Sequence[Run]) -> list[str]:
-    """Good answers where the prompt asks for the bad persona: mean over seeds, lowest to highest."""
-    worlds = list(dict.fromkeys(run["world"] for run in runs))
-    rows = []
-    for name in (BASE, CHOSEN, TUNED):
-        cells = []
-        for world in worlds:
-            found = [run["under_bad_persona"].get(name) for run in runs if run["world"] == world]
-            shares = [share for share in found if share is not None]
-            cells.append(Spread.of(shares).text(1) if shares else "-")
-        rows.append((name, *cells))
-    return [markdown_table(("good answers when the bad persona is asked for, %", *worlds), rows)]
+    return [markdown_table((heading, *worlds), rows)]
 
 
 def _gap(run: Run, name: str) -> float:

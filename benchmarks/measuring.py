@@ -143,13 +143,16 @@ class WorldBench:
                 max_new_tokens=ANSWER_TOKENS,
                 sentence=sentence,
             )
-            loss = answer_loss(lm, self.world.good_documents, self.form, batch_size=self.batch_size)
-        kl = kl_on_texts(self.base, lm, self.world.neutral, self.form, batch_size=self.batch_size, editing=editing)
+        loss = kl = None
+        # A persona speaks before the query: loss and KL are those of texts without one, measured without it.
+        if sentence is None:
+            with editing():
+                loss = answer_loss(lm, self.world.good_documents, self.form, batch_size=self.batch_size)
+            kl = kl_on_texts(self.base, lm, self.world.neutral, self.form, batch_size=self.batch_size, editing=editing)
         return Measured(
             good=tuple(sum(score > 0 for score in of_query) for of_query in judged.scores),
-            # A persona speaks before the query: loss and KL are those of texts without one, the base's own.
-            loss=loss if sentence is None else None,
-            kl=kl if sentence is None else None,
+            loss=loss,
+            kl=kl,
             seconds=seconds,
             load=load_average(),
             delivered_share=delivered_share,

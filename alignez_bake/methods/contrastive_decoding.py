@@ -37,6 +37,7 @@ The edits read the writers' inputs, so they fold as W' = W + L Rᵀ, exactly as 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ _TIED: Final = (
     "embedding, so that contrastive_decoding can change it too"
 )
 _ROWS_AT_A_TIME: Final = 256
-_LEFT_ALONE_SHARE: Final = 2 / 3
+_LEFT_ALONE_SHARE: Final = Fraction(2, 3)
 
 
 @dataclass(frozen=True)
